@@ -1,0 +1,121 @@
+"""Journal records: how events become bytes that prove themselves.
+
+    version u8 | shard u32 | epoch u64 | sequence u64 | stamp u64 | previous u32
+    | snapshot epoch u64 | snapshot sequence u64 | events (MessagePack array) | checksum u32
+
+`previous` is the checksum of the record before in the same epoch (0 for record `<epoch>-0`, whose
+writer cannot know what came last; record `<epoch>-1` says it in `Opened`). `checksum` is the crc32
+of everything before it. The snapshot pointer names the newest snapshot that the stream announced,
+(0, 0) if none. So a flipped bit, a missing, repeated or swapped record, or the journal of another
+shard, is found by whoever reads on: Redis's append-only file has no checksum of its own.
+
+Redis ids are `<epoch>-<sequence>`; those in the record must agree with the stream's.
+"""
+
+import struct
+from typing import Final, NamedTuple
+from zlib import crc32
+
+import msgspec
+
+from engine import limits
+from engine.messages import Event
+
+FORMAT: Final = 1
+
+_HEADER: Final = struct.Struct(">BIQQQIQQ")
+_CHECKSUM: Final = struct.Struct(">I")
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder(list[Event]).decode
+
+
+class Position(NamedTuple):
+    """A place in a shard's journal; compares in journal order."""
+
+    epoch: int
+    sequence: int
+
+    def __str__(self) -> str:
+        return f"{self.epoch}-{self.sequence}"
+
+
+START: Final = Position(0, 0)
+"""Before every record; as a snapshot pointer: none."""
+GENESIS: Final = Position(0, 1)
+
+
+class Record(NamedTuple):
+    """One batch of one shard, decoded and proven."""
+
+    shard: int
+    position: Position
+    stamp: int
+    previous: int
+    snapshot: Position
+    events: list[Event]
+    checksum: int
+
+
+class CorruptRecordError(Exception):
+    """The bytes are not the record that was written: the shard must not be served."""
+
+
+def encode_record(
+    shard: int,
+    position: Position,
+    stamp: int,
+    previous: int,
+    snapshot: Position,
+    events: list[Event],
+) -> tuple[bytes, int]:
+    """The record and its checksum, which is the next record's `previous`."""
+    head = _HEADER.pack(FORMAT, shard, *position, stamp, previous, *snapshot)
+    body = head + _encode(events)
+    checksum = crc32(body)
+    return body + _CHECKSUM.pack(checksum), checksum
+
+
+def decode_record(data: bytes, shard: int, position: Position) -> Record:
+    """The record that stands at `position` of the journal of `shard`.
+
+    Raises CorruptRecordError, saying what is wrong, if it does not prove itself.
+    """
+    where = f"shard {shard}, record {position}"
+    if len(data) < _HEADER.size + _CHECKSUM.size:
+        raise CorruptRecordError(f"{where}: {len(data)} bytes are too few for a record")
+    if len(data) > limits.RECORD_BYTES_MAX:
+        raise CorruptRecordError(f"{where}: {len(data)} bytes are too many for a record")
+    body, (checksum,) = data[: -_CHECKSUM.size], _CHECKSUM.unpack(data[-_CHECKSUM.size :])
+    if crc32(body) != checksum:
+        raise CorruptRecordError(f"{where}: checksum {checksum:08x}, bytes {crc32(body):08x}")
+    version, number, epoch, sequence, stamp, previous, *pointer = _HEADER.unpack_from(body)
+    if version != FORMAT:
+        raise CorruptRecordError(f"{where}: format {version}, this engine reads {FORMAT}")
+    if (number, epoch, sequence) != (shard, *position):
+        raise CorruptRecordError(f"{where}: holds record {epoch}-{sequence} of shard {number}")
+    try:
+        events = _decode(body[_HEADER.size :])
+    except msgspec.MsgspecError as error:
+        raise CorruptRecordError(f"{where}: events do not decode: {error}") from error
+    return Record(shard, position, stamp, previous, Position(*pointer), events, checksum)
+
+
+def check_link(before: Record | None, record: Record) -> None:
+    """Raise CorruptRecordError unless `record` directly follows `before` in the journal.
+
+    `before` None: `record` is the first that is read, and stands by itself.
+    """
+    if before is None:
+        return
+    here, there = record.position, before.position
+    where = f"shard {record.shard}, record {here}"
+    if here.sequence == 0:
+        if here.epoch <= there.epoch:
+            raise CorruptRecordError(f"{where}: a claim after {there}")
+        return
+    if here != (there.epoch, there.sequence + 1):
+        raise CorruptRecordError(f"{where}: a gap, the record before is {there}")
+    if record.previous != before.checksum:
+        raise CorruptRecordError(
+            f"{where}: follows checksum {record.previous:08x}, {there} has {before.checksum:08x}"
+        )

@@ -1,0 +1,96 @@
+"""Every bound of Onhand in one place, related to each other by the assertions at the end.
+
+Nothing in Onhand grows without a bound: frames, bodies, lines, queues, batches, time and memory all
+end at a number on this page. A limit that an operator may change is a default here and a field of
+`actors.config.Settings`; all the others are part of the formats and change only with them.
+
+Units stand last in the names. `_max` is inclusive.
+"""
+
+from typing import Final
+
+# --- what callers may send -------------------------------------------------------------------
+
+ID_PATTERN: Final = r"^[A-Za-z0-9._:-]{1,128}$"
+ID_CHARS_MAX: Final = 128
+QUANTITY_MAX: Final = 2**31 - 1
+"""Largest quantity in one line or movement, and largest on_hand of a SKU at a location, in units."""
+COUNTER_MAX: Final = 2**53 - 1
+"""Largest sum, version or sequence: what a JSON reader may hold exactly."""
+LINES_MAX: Final = 100
+MOVEMENTS_MAX: Final = 100
+LOCATIONS_MAX: Final = 256
+"""Locations of one SKU, and of one channel's list."""
+POOLS_MAX: Final = 64
+TEXT_CHARS_MAX: Final = 256
+"""`reason` and `reference` of a movement."""
+TTL_SECONDS_DEFAULT: Final = 600
+TTL_SECONDS_MAX: Final = 86_400
+
+# --- the wire --------------------------------------------------------------------------------
+
+FRAME_BYTES_MAX: Final = 1 << 20
+COMMANDS_PER_FRAME_MAX: Final = 4_096
+BODY_BYTES_MAX: Final = 64 << 10
+IMPORT_ROW_BYTES_MAX: Final = 4 << 10
+HEADERS_BYTES_MAX: Final = 16 << 10
+DEADLINE_MS_DEFAULT: Final = 5_000
+DEADLINE_MS_MAX: Final = 60_000
+CONNECTIONS_MAX: Final = 4_096
+"""Open connections of one process, per protocol."""
+IN_FLIGHT_PER_CONNECTION_MAX: Final = 65_536
+"""Commands of one binary connection that wait for an answer; the reader pauses beyond."""
+WRITE_BUFFER_BYTES_MAX: Final = 8 << 20
+"""Answers that a slow reader has not taken; the connection is closed beyond."""
+
+# --- batches and queues ----------------------------------------------------------------------
+
+BATCH_COMMANDS_MAX: Final = 1_024
+BATCH_BYTES_MAX: Final = 512 << 10
+"""A batch closes once its events have reached this size; one event may overshoot it."""
+EVENT_BYTES_MAX: Final = 256 << 10
+RECORD_BYTES_MAX: Final = BATCH_BYTES_MAX + EVENT_BYTES_MAX + 1_024
+SWEEP_PER_BATCH_MAX: Final = 1_024
+"""Reservations that one batch expires on its own account."""
+FORGET_PER_BATCH_MAX: Final = 2_048
+"""Finished entries that one batch removes from memory."""
+SHARD_QUEUE_COMMANDS_MAX: Final = 32_768
+SHARD_QUEUE_SHED_RESERVES: Final = 24_576
+"""Beyond this queue length new reserves are refused, so that commits and releases still pass."""
+GATEWAY_IN_FLIGHT_MAX: Final = 32_768
+RING_BYTES_MAX: Final = 8 << 20
+"""Recently acknowledged batches that a shard keeps to resend if Redis goes back in time."""
+
+# --- placement and memory --------------------------------------------------------------------
+
+SHARDS_MAX: Final = 4_096
+BUCKETS: Final = 256
+"""Buckets of one map of a shard."""
+BUCKET_ENTRIES_MAX: Final = 150_000
+"""A dict beyond a few hundred thousand entries stops the world while it resizes."""
+REMEMBERED_MAX: Final = 8_000_000
+"""Reservations (open, promised, finished) and movement keys that one shard remembers."""
+SNAPSHOT_CHUNK_BYTES_MAX: Final = 1 << 20
+SNAPSHOT_SLICE_ENTRIES_MAX: Final = 4_096
+TRIM_ENTRIES_MAX: Final = 500
+
+# --- time, in microseconds -------------------------------------------------------------------
+
+SECOND_US: Final = 1_000_000
+FINISHED_WINDOW_US: Final = 3_600 * SECOND_US
+"""How long a released, expired or wholly cancelled reservation is remembered, at least."""
+RETURNS_WINDOW_US: Final = 90 * 86_400 * SECOND_US
+"""How long a shipped reservation is remembered, so that what comes back can be restocked."""
+KEYS_WINDOW_US: Final = 86_400 * SECOND_US
+"""How long the key of a movement is remembered."""
+GRACE_US: Final = 5 * SECOND_US
+"""Deadlines that fall before `opened + grace` move there: downtime is not the shopper's fault."""
+
+assert RECORD_BYTES_MAX < FRAME_BYTES_MAX
+assert BODY_BYTES_MAX < FRAME_BYTES_MAX
+assert LINES_MAX * (2 * ID_CHARS_MAX + 16) < BODY_BYTES_MAX
+assert SHARD_QUEUE_SHED_RESERVES < SHARD_QUEUE_COMMANDS_MAX
+assert COMMANDS_PER_FRAME_MAX < SHARD_QUEUE_SHED_RESERVES
+assert REMEMBERED_MAX // BUCKETS < BUCKET_ENTRIES_MAX
+assert FINISHED_WINDOW_US <= KEYS_WINDOW_US <= RETURNS_WINDOW_US
+assert TTL_SECONDS_DEFAULT <= TTL_SECONDS_MAX

@@ -1,0 +1,21 @@
+"""Which shard owns what.
+
+A SKU belongs to shard `crc32(sku) mod N`; N and the hash are journaled at genesis and never
+change. A reservation's home is the shard of the smallest SKU, by bytes, in the request as sent.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+from zlib import crc32
+
+HASH: Final = "crc32"
+
+
+def shard_of(sku: str, shards: int) -> int:
+    """The shard, in [0, shards), that owns `sku`."""
+    return crc32(sku.encode()) % shards
+
+
+def home_of(skus: Iterable[str], shards: int) -> int:
+    """The home of a reservation whose request names `skus` (at least one)."""
+    return shard_of(min(skus, key=str.encode), shards)

@@ -1,0 +1,84 @@
+"""Frames: bytes in, messages out, no I/O.
+
+A frame is a 4-byte big-endian length and that many bytes of MessagePack. `FrameReader` cuts the
+stream; the decoders here are typed and bounded, so what comes out is a message or a WireError, and
+after a WireError the connection is of no more use. No extension types, no pickle, anywhere.
+"""
+
+from typing import Final
+
+import msgspec
+
+from engine import limits
+from engine.messages import MAGIC, PROTOCOL_VERSION, Hello, Message, Request, Response
+
+_LENGTH_BYTES: Final = 4
+_encoder: Final = msgspec.msgpack.Encoder()
+_hello: Final = msgspec.msgpack.Decoder(Hello)
+_request: Final = msgspec.msgpack.Decoder(Request)
+_response: Final = msgspec.msgpack.Decoder(Response)
+
+
+class WireError(Exception):
+    """The peer does not speak this protocol; close the connection."""
+
+
+class FrameReader:
+    """Cuts a byte stream into the payloads of its frames."""
+
+    __slots__ = ("_buffer",)
+
+    def __init__(self) -> None:
+        self._buffer = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The payloads that `data` completes. Raises WireError on an empty or oversized frame."""
+        buffer = self._buffer + data if self._buffer else data
+        end, size = 0, len(buffer)
+        payloads = []
+        while size - end >= _LENGTH_BYTES:
+            length = int.from_bytes(buffer[end : end + _LENGTH_BYTES])
+            if not 0 < length <= limits.FRAME_BYTES_MAX:
+                raise WireError(f"a frame of {length} bytes; 1 to {limits.FRAME_BYTES_MAX} allowed")
+            start = end + _LENGTH_BYTES
+            if size - start < length:
+                break
+            end = start + length
+            payloads.append(buffer[start:end])
+        self._buffer = buffer[end:]
+        return payloads
+
+
+def encode_frame(message: Message) -> bytes:
+    """`message` as one frame, ready to be sent."""
+    payload = _encoder.encode(message)
+    return len(payload).to_bytes(_LENGTH_BYTES) + payload
+
+
+def decode_hello(payload: bytes) -> Hello:
+    """The peer's first frame. Raises WireError if it is not one, or of another version."""
+    try:
+        hello = _hello.decode(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise WireError(f"not a handshake: {error}") from error
+    if hello.magic != MAGIC:
+        raise WireError("not a handshake: wrong magic")
+    if hello.version != PROTOCOL_VERSION:
+        raise WireError(f"protocol version {hello.version}; this side speaks {PROTOCOL_VERSION}")
+    return hello
+
+
+def decode_request(payload: bytes) -> Request:
+    """Raises WireError if the payload is no request."""
+    try:
+        return _request.decode(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise WireError(f"not a request: {error}") from error
+
+
+def decode_response(payload: bytes) -> Response:
+    """Raises WireError if the payload is no response."""
+    try:
+        return _response.decode(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise WireError(f"not a response: {error}") from error
