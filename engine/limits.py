@@ -14,7 +14,7 @@ from typing import Final
 ID_PATTERN: Final = r"^[A-Za-z0-9._:-]{1,128}$"
 ID_CHARS_MAX: Final = 128
 QUANTITY_MAX: Final = 2**31 - 1
-"""Largest quantity in one line or movement, and largest on_hand of a SKU at a location, in units."""
+"""Largest quantity of one line or movement, and largest on_hand at a location, in units."""
 COUNTER_MAX: Final = 2**53 - 1
 """Largest sum, version or sequence: what a JSON reader may hold exactly."""
 LINES_MAX: Final = 100

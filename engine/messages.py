@@ -99,7 +99,7 @@ class Policy(IntEnum):
     PARTIAL = 1
 
 
-class Message(Struct, array_like=True, gc=False, frozen=True):
+class Message(Struct, array_like=True, gc=False):
     """Base of all that is written to the wire, the journal or a snapshot."""
 
 
@@ -361,6 +361,8 @@ Command = (
     | GetStatistics
 )
 ReservationCommand = (
+    Commit | Release | Extend | Ship | Cancel | Restock | MoveLines | GetReservation
+)
     Commit | Release | Extend | Ship | Cancel | Restock | MoveLines | GetReservation
 )
 Movement = Receive | Adjust | Count | Transfer
