@@ -363,8 +363,6 @@ Command = (
 ReservationCommand = (
     Commit | Release | Extend | Ship | Cancel | Restock | MoveLines | GetReservation
 )
-    Commit | Release | Extend | Ship | Cancel | Restock | MoveLines | GetReservation
-)
 Movement = Receive | Adjust | Count | Transfer
 
 
