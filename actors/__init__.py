@@ -1,0 +1,1 @@
+"""Where the rules meet machines: hosts, the journal, ownership, fan-out, Ray."""

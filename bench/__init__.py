@@ -1,0 +1,1 @@
+"""The load benchmarks: generator, scenarios, peers and reports."""

@@ -1,0 +1,1 @@
+"""The edge: wire protocol, HTTP, batching, client, metrics and the command line."""
