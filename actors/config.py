@@ -1,0 +1,126 @@
+"""What an operator decides: everything that `onhand up` takes, checked once, then passed on whole.
+
+`Settings` are made by the command line (or a test), resolved by `gateway.up`, and travel to every
+process as MessagePack bytes, so that a process restarted by Ray starts from what its predecessor
+had. Whoever holds Settings may rely on them: an object that breaks a rule below cannot be made.
+"""
+
+import ipaddress
+from pathlib import Path
+from typing import Final, Literal, get_args
+
+import msgspec
+from msgspec import Struct
+
+from engine import limits
+
+Fsync = Literal["always", "everysec"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+PORT_DEFAULT: Final = 8080
+BINARY_PORT_DEFAULT: Final = 8081
+DATA_DIR_DEFAULT: Final = "onhand-data"
+HOSTS_MAX: Final = 256
+GATEWAYS_MAX: Final = 64
+MAXMEMORY_BYTES_DEFAULT: Final = 2 << 30
+MAXMEMORY_BYTES_MIN: Final = 64 << 20
+
+
+class SettingsError(ValueError):
+    """A setting is not what it may be; the message is one line for the operator."""
+
+
+class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What this installation is to be. Port 0 means any free port."""
+
+    data_dir: str = DATA_DIR_DEFAULT
+    bind: str = "127.0.0.1"
+    """The address that gateways listen on; any but a loopback one needs API keys."""
+    port: int = PORT_DEFAULT
+    binary_port: int = BINARY_PORT_DEFAULT
+    redis: str | None = None
+    """URL of the server that keeps the journal; None = one of our own, in the data directory."""
+    address: str | None = None
+    """Of a Ray cluster that runs already; None = Ray on this machine only."""
+    hosts: int = 2
+    shards: int = 16
+    gateways: int = 1
+    fsync: Fsync = "always"
+    maxmemory_bytes: int = MAXMEMORY_BYTES_DEFAULT
+    """Of the embedded server. One that is named by URL must have a limit of its own."""
+    remembered_max: int = limits.REMEMBERED_MAX
+    """Reservations and keys that one shard remembers, at most."""
+    finished_window_us: int = limits.FINISHED_WINDOW_US
+    returns_window_us: int = limits.RETURNS_WINDOW_US
+    keys_window_us: int = limits.KEYS_WINDOW_US
+    grace_us: int = limits.GRACE_US
+    require_keys: bool = False
+    """Also on loopback and unix sockets."""
+    log_level: LogLevel = "info"
+
+    # What `gateway.up` fills in, and nobody else.
+    run_dir: str = ""
+    """Where this run's sockets are: a short path, because a socket's may have 107 bytes."""
+    control_token: str = ""
+    """What a process shows to the coordinator, which tells it from anybody else's."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise SettingsError(f"{_flag(name)} is {value}; {low} to {high} is possible")
+        for name, choices in (("fsync", get_args(Fsync)), ("log_level", get_args(LogLevel))):
+            if getattr(self, name) not in choices:
+                known = " or ".join(choices)
+                raise SettingsError(f"{_flag(name)} is {getattr(self, name)!r}; it may be {known}")
+        if not self.data_dir:
+            raise SettingsError("--data-dir is empty")
+        if self.hosts > self.shards:
+            raise SettingsError(f"--hosts is {self.hosts}, more than the {self.shards} shards")
+        if self.port == self.binary_port != 0:
+            raise SettingsError(f"--port and --binary-port are both {self.port}")
+        if not self.finished_window_us <= self.keys_window_us <= self.returns_window_us:
+            raise SettingsError("windows must grow in this order: finished, keys, returns")
+        if self.redis is not None and not self.redis.startswith(("redis://", "rediss://", "unix:")):
+            raise SettingsError(f"--redis is {self.redis!r}; redis://host:port/0 is expected")
+        try:
+            ipaddress.ip_address(self.bind)
+        except ValueError:
+            raise SettingsError(f"--bind is {self.bind!r}; an IP address is expected") from None
+
+    @property
+    def data_path(self) -> Path:
+        return Path(self.data_dir)
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the gateways."""
+        return ipaddress.ip_address(self.bind).is_loopback
+
+    def encode(self) -> bytes:
+        return msgspec.msgpack.encode(self)
+
+    @staticmethod
+    def decode(data: bytes) -> "Settings":
+        return msgspec.msgpack.decode(data, type=Settings)
+
+
+def _flag(name: str) -> str:
+    """As the command line spells it."""
+    return f"--{name.removesuffix('_us').removesuffix('_bytes').replace('_', '-')}"
+
+
+_DAY_US: Final = 86_400 * limits.SECOND_US
+_RANGES: Final = (
+    ("port", 0, 65_535),
+    ("binary_port", 0, 65_535),
+    ("hosts", 1, HOSTS_MAX),
+    ("shards", 1, limits.SHARDS_MAX),
+    ("gateways", 1, GATEWAYS_MAX),
+    ("maxmemory_bytes", MAXMEMORY_BYTES_MIN, 1 << 44),
+    ("remembered_max", 1_000, limits.REMEMBERED_MAX),
+    ("finished_window_us", limits.SECOND_US, 3_650 * _DAY_US),
+    ("returns_window_us", limits.SECOND_US, 3_650 * _DAY_US),
+    ("keys_window_us", limits.SECOND_US, 3_650 * _DAY_US),
+    ("grace_us", 0, _DAY_US),
+)

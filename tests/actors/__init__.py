@@ -1,0 +1,1 @@
+"""Tests of where rules meet machines: journal, ownership, processes."""
