@@ -42,6 +42,11 @@ IN_FLIGHT_PER_CONNECTION_MAX: Final = 65_536
 """Commands of one binary connection that wait for an answer; the reader pauses beyond."""
 WRITE_BUFFER_BYTES_MAX: Final = 8 << 20
 """Answers that a slow reader has not taken; the connection is closed beyond."""
+HELLO_BYTES_MAX: Final = 1 << 10
+HANDSHAKE_SECONDS_MAX: Final = 5
+"""From a connection's first byte to its handshake."""
+STALLED_SECONDS_MAX: Final = 30
+"""A peer that stops in the middle of a frame, or that takes no answers, is given up then."""
 
 # --- batches and queues ----------------------------------------------------------------------
 
@@ -60,6 +65,11 @@ SHARD_QUEUE_SHED_RESERVES: Final = 24_576
 GATEWAY_IN_FLIGHT_MAX: Final = 32_768
 RING_BYTES_MAX: Final = 8 << 20
 """Recently acknowledged batches that a shard keeps to resend if Redis goes back in time."""
+JOURNAL_IN_FLIGHT_MAX: Final = 8_192
+"""Operations of one process that wait for Redis."""
+JOURNAL_IN_FLIGHT_BYTES_MAX: Final = 64 << 20
+"""Of those, the bytes that were sent; one operation may overshoot it."""
+JOURNAL_READ_ENTRIES_MAX: Final = 256
 
 # --- placement and memory --------------------------------------------------------------------
 

@@ -26,26 +26,41 @@ class WireError(Exception):
 class FrameReader:
     """Cuts a byte stream into the payloads of its frames."""
 
-    __slots__ = ("_buffer",)
+    __slots__ = ("_buffer", "_wanted")
 
     def __init__(self) -> None:
-        self._buffer = b""
+        self._buffer = bytearray()
+        self._wanted = 0
+
+    @property
+    def pending(self) -> int:
+        """How many bytes of an unfinished frame are here."""
+        return len(self._buffer)
 
     def feed(self, data: bytes) -> list[bytes]:
         """The payloads that `data` completes. Raises WireError on an empty or oversized frame."""
-        buffer = self._buffer + data if self._buffer else data
-        end, size = 0, len(buffer)
+        if self._buffer:
+            # Appended in place: a frame that drips in costs no more than one that comes at once.
+            self._buffer += data
+            if len(self._buffer) < self._wanted:
+                return []
+            data = bytes(self._buffer)
+            self._buffer = bytearray()
+        end, size = 0, len(data)
         payloads = []
+        self._wanted = _LENGTH_BYTES
         while size - end >= _LENGTH_BYTES:
-            length = int.from_bytes(buffer[end : end + _LENGTH_BYTES])
+            start = end + _LENGTH_BYTES
+            length = int.from_bytes(data[end:start])
             if not 0 < length <= limits.FRAME_BYTES_MAX:
                 raise WireError(f"a frame of {length} bytes; 1 to {limits.FRAME_BYTES_MAX} allowed")
-            start = end + _LENGTH_BYTES
             if size - start < length:
+                self._wanted = _LENGTH_BYTES + length
                 break
             end = start + length
-            payloads.append(buffer[start:end])
-        self._buffer = buffer[end:]
+            payloads.append(data[start:end])
+        if end < size:
+            self._buffer += data[end:]
         return payloads
 
 

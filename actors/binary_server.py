@@ -1,0 +1,500 @@
+"""The server side of the binary protocol, for hosts and gateways alike.
+
+    accepted ──Hello, key accepted──► serving ──bad frame, slow reader, close()──► closing ──► gone
+        └──wrong Hello, unknown key, too slow, too many──► refused: one answer, then closed
+
+What it guarantees: the handler sees typed commands that the caller's key may give, and nothing
+else; every request is answered once, its answers in the order of its commands; nothing that a peer
+sends or fails to read makes this process grow without bound, and nothing that a handler raises
+stops it. Order between requests is the handler's business: answers leave as they come.
+
+Why it looks the way it does: this is the hottest path there is. No Task, Future or closure exists
+per request; a connection's bound `reply` is made once. Answers of one turn of the event loop leave
+together, one write per connection, because a system call costs more than a request. One timer per
+server, not per connection, looks for peers that do not keep up.
+
+Flow control: a connection that has IN_FLIGHT_PER_CONNECTION_MAX in flight, or that does not take
+its answers, is not read from until it has caught up; if it never does, it is closed. Large frames
+weigh more than small ones, so that the bound holds for bytes as well.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable
+from typing import Final, NamedTuple, Protocol, cast
+
+import msgspec
+import structlog
+
+from actors.address import (
+    BACKLOG,
+    UnixAddress,
+    address_of,
+    bind,
+    name_peer,
+    parse_address,
+    tune,
+)
+from engine import limits
+from engine.messages import (
+    MAGIC,
+    PROTOCOL_VERSION,
+    Answer,
+    Command,
+    Detail,
+    Hello,
+    Message,
+    Request,
+    Response,
+    Status,
+)
+from engine.scope import OPERATOR, Scope, narrow
+from engine.wire import FrameReader, WireError, decode_hello, decode_request, encode_frame
+
+BYTES_PER_WEIGHT: Final = 256
+"""A frame weighs one for each command and one for each so many bytes."""
+RESUME_WEIGHT: Final = limits.IN_FLIGHT_PER_CONNECTION_MAX // 2
+SWEEP_SECONDS: Final = 1.0
+WRITE_HIGH_BYTES: Final = 1 << 20
+"""Answers not taken, beyond which no more requests are read."""
+CLOSE_SECONDS: Final = 2.0
+"""What close() gives the peers to take the last answers."""
+
+Reply = Callable[[Response], None]
+Authenticate = Callable[[str | None, str], Scope | None]
+"""The API key, or None, and the peer's address → what the caller may do; None = nothing."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Handler(Protocol):
+    """What stands behind a server."""
+
+    def submit(self, request: Request, scope: Scope, reply: Reply) -> None:
+        """Never blocks; calls `reply` exactly once, now or later, on the event loop."""
+
+
+class ServerStatistics(NamedTuple):
+    """Since the server was made, but for `connections`, `in_flight`: now."""
+
+    connections: int
+    in_flight: int
+    accepted: int
+    refused: int
+    frames: int
+    commands: int
+    bytes_received: int
+    bytes_sent: int
+    protocol_errors: int
+    handler_errors: int
+    stalled: int
+
+
+class BinaryServer:
+    """Listens on any number of addresses; all of its connections share one handler."""
+
+    def __init__(
+        self,
+        name: str,
+        shards: int,
+        handler: Handler,
+        authenticate: Authenticate,
+        *,
+        connections_max: int = limits.CONNECTIONS_MAX,
+        handshake_seconds: float = limits.HANDSHAKE_SECONDS_MAX,
+        stalled_seconds: float = limits.STALLED_SECONDS_MAX,
+    ) -> None:
+        self.handler = handler
+        self.authenticate = authenticate
+        self.hello = encode_frame(Hello(MAGIC, PROTOCOL_VERSION, name=name, shards=shards))
+        self.handshake_seconds = handshake_seconds
+        self.stalled_seconds = stalled_seconds
+        self._connections_max = connections_max
+        self.connections: set[Connection] = set()
+        self._listeners: list[asyncio.Server] = []
+        self._paths: list[tuple[str, int]] = []
+        self._unflushed: list[Connection] = []
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._emptied: asyncio.Event | None = None
+        self.accepted = self.refused = self.frames = self.commands = 0
+        self.bytes_received = self.bytes_sent = 0
+        self.protocol_errors = self.handler_errors = self.stalled = 0
+
+    async def listen(self, address: str, *, reuse_port: bool = False) -> str:
+        """Serve `address` as well; the address that was bound. Raises OSError, ValueError."""
+        loop = asyncio.get_running_loop()
+        bound = await bind(parse_address(address), reuse_port=reuse_port)
+        where = address_of(bound)
+        if isinstance(where, UnixAddress):
+            self._paths.append((where.path, os.stat(where.path).st_ino))
+            listener = await loop.create_unix_server(
+                lambda: Connection(self), sock=bound, backlog=BACKLOG
+            )
+        else:
+            listener = await loop.create_server(
+                lambda: Connection(self), sock=bound, backlog=BACKLOG
+            )
+        self._listeners.append(listener)
+        if self._sweeper is None:
+            self._sweeper = loop.call_later(SWEEP_SECONDS, self._sweep, loop)
+        return str(where)
+
+    async def close(self) -> None:
+        """Accept and read no more; what was answered leaves, for a while; then nobody is left."""
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+        for path, inode in self._paths:
+            _unlink(path, inode)
+        self._paths.clear()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+        self.flush()
+        for connection in list(self.connections):
+            connection.close()
+        if self.connections:
+            self._emptied = asyncio.Event()
+            try:
+                await asyncio.wait_for(self._emptied.wait(), CLOSE_SECONDS)
+            except TimeoutError:
+                for connection in list(self.connections):
+                    connection.abort()
+
+    def statistics(self) -> ServerStatistics:
+        """The counters as they stand."""
+        return ServerStatistics(
+            connections=len(self.connections),
+            in_flight=sum(len(connection.in_flight) for connection in self.connections),
+            accepted=self.accepted,
+            refused=self.refused,
+            frames=self.frames,
+            commands=self.commands,
+            bytes_received=self.bytes_received,
+            bytes_sent=self.bytes_sent,
+            protocol_errors=self.protocol_errors,
+            handler_errors=self.handler_errors,
+            stalled=self.stalled,
+        )
+
+    def admit(self, connection: "Connection") -> bool:
+        """Whether there is room for one more."""
+        if len(self.connections) >= self._connections_max:
+            self.refused += 1
+            return False
+        self.connections.add(connection)
+        self.accepted += 1
+        return True
+
+    def dismiss(self, connection: "Connection") -> None:
+        """`connection` is gone."""
+        self.connections.discard(connection)
+        if self._emptied is not None and not self.connections:
+            self._emptied.set()
+
+    def flush_soon(self, connection: "Connection") -> None:
+        """Write what `connection` has to say at the end of this turn of the event loop."""
+        if not self._unflushed:
+            connection.loop.call_soon(self.flush)
+        self._unflushed.append(connection)
+
+    def flush(self) -> None:
+        """Write all answers that were collected."""
+        unflushed, self._unflushed = self._unflushed, []
+        for connection in unflushed:
+            connection.flush()
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = loop.time()
+        for connection in [each for each in self.connections if each.is_stalled(now)]:
+            self.stalled += 1
+            connection.abort()
+        self._sweeper = loop.call_later(SWEEP_SECONDS, self._sweep, loop)
+
+
+class Connection(asyncio.Protocol):
+    """One peer: from its handshake on, requests in and answers out."""
+
+    __slots__ = (
+        "_ahead",
+        "_closing",
+        "_held",
+        "_moved_at",
+        "_out",
+        "_reader",
+        "_reply",
+        "_scope",
+        "_server",
+        "_slow",
+        "_transport",
+        "in_flight",
+        "loop",
+    )
+
+    _transport: asyncio.Transport
+    loop: asyncio.AbstractEventLoop
+
+    def __init__(self, server: BinaryServer) -> None:
+        self._server = server
+        self._reader = FrameReader()
+        self._reply = self.reply
+        self._scope: Scope | None = None  # None = no handshake yet
+        self.in_flight: dict[int, int] = {}  # request id → weight
+        self._ahead = 0  # the sum of those weights
+        self._out: list[bytes] = []
+        self._closing = False
+        self._slow = False  # the peer does not take its answers
+        self._held = False  # we do not read
+        self._moved_at = 0.0  # when bytes last came in, or the peer became slow
+
+    # --- what the event loop calls -----------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by its bases
+        self.loop = asyncio.get_running_loop()
+        self._moved_at = self.loop.time()
+        self._transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
+        tune(transport)
+        if not self._server.admit(self):
+            self._refuse(Status.OVERLOADED, "too many connections")
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._closing = True
+        self._out.clear()
+        self._server.dismiss(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._closing:
+            return
+        server = self._server
+        server.bytes_received += len(data)
+        try:
+            payloads = self._reader.feed(data)
+            if self._scope is None:
+                payloads = self._greet(payloads)
+            else:
+                self._moved_at = self.loop.time()
+            for payload in payloads:
+                if self._closing:
+                    return
+                self._take(payload, self._scope)
+        except WireError as error:
+            server.protocol_errors += 1
+            self._refuse(Status.INVALID, str(error))
+
+    def pause_writing(self) -> None:
+        self._slow = True
+        self._moved_at = self.loop.time()
+        self._hold()
+
+    def resume_writing(self) -> None:
+        self._slow = False
+        self._moved_at = self.loop.time()
+        self._let_go()
+
+    # --- requests ----------------------------------------------------------------------------
+
+    def _greet(self, payloads: list[bytes]) -> list[bytes]:
+        """Answer the handshake, if it has come; the payloads after it."""
+        if max(self._reader.pending, *map(len, payloads[:1]), 0) > limits.HELLO_BYTES_MAX:
+            raise WireError("not a handshake: too long")
+        if not payloads:
+            return []
+        hello = decode_hello(payloads[0])
+        scope = self._server.authenticate(hello.key, name_peer(self._transport))
+        if scope is None:
+            self._server.refused += 1
+            self._refuse(Status.UNAUTHENTICATED, "this key opens nothing here")
+            return []
+        self._scope = scope
+        self._write(self._server.hello)
+        return payloads[1:]
+
+    def _take(self, payload: bytes, scope: Scope | None) -> None:
+        server = self._server
+        try:
+            request = decode_request(payload)
+        except WireError as error:
+            server.protocol_errors += 1
+            self._refuse(Status.INVALID, str(error), _request_id_of(payload))
+            return
+        request_id, commands = request.request_id, len(request.commands)
+        if request_id in self.in_flight:
+            raise WireError(f"request {request_id} is in flight already")
+        server.frames += 1
+        server.commands += commands
+        self.in_flight[request_id] = weight = commands + len(payload) // BYTES_PER_WEIGHT
+        self._ahead += weight
+        if self._ahead > limits.IN_FLIGHT_PER_CONNECTION_MAX:
+            self._hold()
+        try:
+            if scope is OPERATOR:
+                server.handler.submit(request, scope, self._reply)
+            else:
+                assert scope is not None
+                self._submit_narrowed(request, scope)
+        except Exception:  # a handler's mistake must cost its own request, not the server
+            server.handler_errors += 1
+            _log.exception("handler_failed", request_id=request_id, commands=commands)
+            if request_id in self.in_flight:
+                self.reply(Response(request_id, [Answer(Status.OUTCOME_UNKNOWN)] * commands))
+
+    def _submit_narrowed(self, request: Request, scope: Scope) -> None:
+        """The handler gets what `scope` may do; the rest is refused here, in its place."""
+        outcomes = [narrow(command, scope) for command in request.commands]
+        allowed = [each for each in outcomes if not isinstance(each, Status)]
+        if len(allowed) == len(outcomes):
+            self._server.handler.submit(_with(request, allowed), scope, self._reply)
+        elif allowed:
+            merge = _Merge(outcomes, self._reply)
+            self._server.handler.submit(_with(request, allowed), scope, merge.reply)
+        else:
+            self.reply(_refusals(request.request_id, outcomes))
+
+    # --- answers -----------------------------------------------------------------------------
+
+    def reply(self, response: Response) -> None:
+        """Send `response` at the end of this turn of the event loop."""
+        weight = self.in_flight.pop(response.request_id, None)
+        if weight is None:
+            self._server.handler_errors += 1
+            _log.error("answered_twice", request_id=response.request_id)
+            return
+        self._ahead -= weight
+        if self._closing:
+            return
+        frame = encode_frame(response)
+        if len(frame) > limits.FRAME_BYTES_MAX:
+            frame = encode_frame(_cut(response))
+        self._write(frame)
+        if self._held and self._ahead <= RESUME_WEIGHT:
+            self._let_go()
+
+    def _write(self, frame: bytes) -> None:
+        if not self._out:
+            self._server.flush_soon(self)
+        self._out.append(frame)
+
+    def flush(self) -> None:
+        """Write what was collected; close on a peer that has left too much unread."""
+        if not self._out:
+            return
+        out = self._out
+        data = out[0] if len(out) == 1 else b"".join(out)
+        self._out = []
+        self._server.bytes_sent += len(data)
+        self._transport.write(data)
+        if self._slow and self._transport.get_write_buffer_size() > limits.WRITE_BUFFER_BYTES_MAX:
+            self._server.stalled += 1
+            self.abort()
+
+    # --- flow and the end --------------------------------------------------------------------
+
+    def _hold(self) -> None:
+        if not self._held and not self._closing:
+            self._held = True
+            self._transport.pause_reading()
+
+    def _let_go(self) -> None:
+        if self._held and not self._slow and not self._closing and self._ahead <= RESUME_WEIGHT:
+            self._held = False
+            self._moved_at = self.loop.time()
+            self._transport.resume_reading()
+
+    def is_stalled(self, now: float) -> bool:
+        """Whether the peer has kept us waiting for too long."""
+        if self._scope is None and not self._closing:
+            return now - self._moved_at > self._server.handshake_seconds
+        waiting = self._slow or self._closing or (self._reader.pending > 0 and not self._held)
+        return waiting and now - self._moved_at > self._server.stalled_seconds
+
+    def _refuse(self, status: Status, why: str, request_id: int = 0) -> None:
+        """Say why, and close."""
+        if self._closing:
+            return
+        answer = Answer(status, Detail(why[: limits.TEXT_CHARS_MAX]))
+        self._out.append(encode_frame(Response(request_id, [answer])))
+        self.close()
+
+    def close(self) -> None:
+        """Close once the peer has taken what was written; read no more."""
+        if not self._closing:
+            self.flush()
+            self._closing = True
+            self._moved_at = self.loop.time()
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._closing = True
+        self._out.clear()
+        self._transport.abort()
+
+
+class _Merge:
+    """Puts the handler's answers between the refusals of commands that it never saw."""
+
+    __slots__ = ("_outcomes", "_reply")
+
+    def __init__(self, outcomes: list[Command | Status], reply: Reply) -> None:
+        self._outcomes = outcomes
+        self._reply = reply
+
+    def reply(self, response: Response) -> None:
+        answers = iter(response.answers)
+        merged = [
+            Answer(each) if isinstance(each, Status) else next(answers) for each in self._outcomes
+        ]
+        self._reply(Response(response.request_id, merged, response.heads))
+
+
+class _OnlyId(Message):
+    """The beginning of any request, whatever follows."""
+
+    request_id: int
+
+
+_only_id: Final = msgspec.msgpack.Decoder(_OnlyId)
+
+
+def _request_id_of(payload: bytes) -> int:
+    """The id that a malformed request begins with, so that its sender can tell which; or 0."""
+    try:
+        request_id = _only_id.decode(payload).request_id
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return 0
+    return request_id if 0 <= request_id <= limits.COUNTER_MAX else 0
+
+
+def _with(request: Request, commands: list[Command]) -> Request:
+    return Request(request.request_id, request.deadline_ms, commands)
+
+
+def _refusals(request_id: int, outcomes: list[Command | Status]) -> Response:
+    return Response(request_id, [Answer(each) for each in outcomes if isinstance(each, Status)])
+
+
+def _cut(response: Response) -> Response:
+    """`response` with as many answers as a frame holds; of the others the outcome stays unknown.
+
+    They may be asked for again, in smaller frames: what was done is then answered as a replay.
+    """
+    answers: list[Answer] = []
+    room = limits.FRAME_BYTES_MAX - 64 * (len(response.heads) + 1)
+    for index, answer in enumerate(response.answers):
+        remaining = len(response.answers) - index
+        room -= len(encode_frame(answer))
+        if room < remaining * 8:
+            answers += [Answer(Status.OUTCOME_UNKNOWN)] * remaining
+            break
+        answers.append(answer)
+    return Response(response.request_id, answers, response.heads)
+
+
+def _unlink(path: str, inode: int) -> None:
+    """Remove the socket that we bound, unless somebody else's stands there by now."""
+    try:
+        if os.stat(path).st_ino == inode:
+            os.unlink(path)
+    except FileNotFoundError:
+        return
