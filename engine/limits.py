@@ -19,6 +19,9 @@ COUNTER_MAX: Final = 2**53 - 1
 """Largest sum, version or sequence: what a JSON reader may hold exactly."""
 LINES_MAX: Final = 100
 MOVEMENTS_MAX: Final = 100
+PARTS_MAX: Final = 1_000
+"""Places, line by line, that the units of one reservation sit at."""
+CHANNELS_MAX: Final = 1_000
 LOCATIONS_MAX: Final = 256
 """Locations of one SKU, and of one channel's list."""
 POOLS_MAX: Final = 64
