@@ -662,15 +662,19 @@ class StockView(Message, tag=3):
 
 
 class AvailabilityView(Message, tag=4):
-    """The waterfall: `available_to_promise` = max(0, min of what pools and locations allow)."""
+    """The waterfall that ends in what the channel may sell now.
+
+    available_to_promise = max(0, min(served, available - ring_fenced) - buffer); a channel that may
+    not draw from common stock gets at most `own_pools`.
+    """
 
     sku: str
     channel: str | None
     version: int
     available: int
-    """In all locations of the SKU."""
+    """In all locations of the SKU, those that are short included."""
     served: int
-    """Of that, in the locations that the channel sells from (negative locations count as 0)."""
+    """In the locations that the channel sells from, those that are short counting as 0."""
     ring_fenced: int
     """Withheld for the pools of others."""
     own_pools: int

@@ -1,0 +1,123 @@
+"""The two containers that a shard's memory is made of.
+
+`BucketMap` spreads its entries over many small dicts: one large dict stops the world for a tenth
+of a second and more whenever it resizes. It can be copied while it changes: `begin_copy` marks
+every bucket, the first change to a marked bucket copies that bucket first, and `take_copy` hands
+out the rest bucket by bucket, so a copy is of one moment and costs each batch little. Values are
+immutable (`bytes`), which makes the shallow copy a true one; a map of objects that change, like the
+SKUs, is not copied this way.
+
+`TimeBuckets` keeps names by the second in which something is due. Entries are never removed early;
+whoever takes one asks the record whether it is still true.
+"""
+
+import heapq
+from collections.abc import Iterator
+from typing import Final, Generic, TypeVar
+
+from engine import limits
+
+_MASK: Final = limits.BUCKETS - 1
+assert limits.BUCKETS & _MASK == 0
+
+
+V = TypeVar("V")
+
+
+class BucketMap(Generic[V]):
+    """str → V, in `limits.BUCKETS` dicts."""
+
+    __slots__ = ("_buckets", "_copies", "_uncopied", "size")
+
+    def __init__(self) -> None:
+        self._buckets: list[dict[str, V]] = [{} for _ in range(limits.BUCKETS)]
+        self._uncopied: set[int] = set()
+        self._copies: list[dict[str, V]] = []
+        self.size = 0
+
+    def get(self, key: str) -> V | None:
+        return self._buckets[hash(key) & _MASK].get(key)
+
+    def put(self, key: str, value: V) -> None:
+        number = hash(key) & _MASK
+        bucket = self._buckets[number]
+        if self._uncopied and number in self._uncopied:
+            self._copy(number)
+        before = len(bucket)
+        bucket[key] = value
+        self.size += len(bucket) - before
+
+    def remove(self, key: str) -> None:
+        """Remove `key`, which is there."""
+        number = hash(key) & _MASK
+        if self._uncopied and number in self._uncopied:
+            self._copy(number)
+        del self._buckets[number][key]
+        self.size -= 1
+
+    def items(self) -> Iterator[tuple[str, V]]:
+        for bucket in self._buckets:
+            yield from bucket.items()
+
+    def values(self) -> Iterator[V]:
+        for bucket in self._buckets:
+            yield from bucket.values()
+
+    # --- a copy of one moment ---
+
+    def begin_copy(self) -> None:
+        """Start a copy of the map as it is now; an unfinished one is given up."""
+        self._uncopied = set(range(limits.BUCKETS))
+        self._copies = []
+
+    def take_copy(self) -> dict[str, V] | None:
+        """The next bucket of the copy, or None when all have been taken."""
+        if not self._copies:
+            if not self._uncopied:
+                return None
+            self._copy(next(iter(self._uncopied)))
+        return self._copies.pop()
+
+    def _copy(self, number: int) -> None:
+        self._uncopied.discard(number)
+        self._copies.append(self._buckets[number].copy())
+
+
+class TimeBuckets:
+    """Names by the second in which they fall due."""
+
+    __slots__ = ("_buckets", "_seconds")
+
+    def __init__(self) -> None:
+        self._buckets: dict[int, list[str]] = {}
+        self._seconds: list[int] = []
+
+    def add(self, due: int, name: str) -> None:
+        """`due` in µs."""
+        second = due // limits.SECOND_US
+        bucket = self._buckets.get(second)
+        if bucket is None:
+            self._buckets[second] = [name]
+            heapq.heappush(self._seconds, second)
+        else:
+            bucket.append(name)
+
+    def take(self, now: int, most: int) -> list[str]:
+        """Up to `most` names out of the seconds up to that of `now` (µs), earliest first.
+
+        A name of the current second may not be due yet: put it back with `add`.
+        """
+        taken: list[str] = []
+        second = now // limits.SECOND_US
+        while self._seconds and self._seconds[0] <= second and len(taken) < most:
+            bucket = self._buckets[self._seconds[0]]
+            room = most - len(taken)
+            taken += bucket[-room:]
+            del bucket[-room:]
+            if not bucket:
+                del self._buckets[heapq.heappop(self._seconds)]
+        return taken
+
+    def due(self, now: int) -> bool:
+        """Whether `take` would give anything."""
+        return bool(self._seconds) and self._seconds[0] <= now // limits.SECOND_US
