@@ -176,8 +176,8 @@ class Connection(asyncio.Protocol):
         outgoing = self._outgoing
         if not outgoing or self._transport is None:
             return
-        self._transport.write(outgoing[0] if len(outgoing) == 1 else b"".join(outgoing))
-        outgoing.clear()
+        self._outgoing = []
+        self._transport.writelines(outgoing)
 
     def _check_silence(self) -> None:
         self._timer = None
