@@ -66,6 +66,15 @@ SHARD_QUEUE_COMMANDS_MAX: Final = 32_768
 SHARD_QUEUE_SHED_RESERVES: Final = 24_576
 """Beyond this queue length new reserves are refused, so that commits and releases still pass."""
 GATEWAY_IN_FLIGHT_MAX: Final = 32_768
+GATEWAY_IN_FLIGHT_BYTES_MAX: Final = 64 << 20
+GATEWAY_IN_FLIGHT_SHED_RESERVES: Final = 24_576
+"""Beyond this, new work is refused, so that commits and releases still pass."""
+GATEWAY_WAITING_PER_SHARD_MAX: Final = 12_288
+"""New work that waits for one shard, so that one without an owner does not starve the others."""
+FLIGHTS_PER_SHARD_MAX: Final = 2
+"""Frames of one gateway that one shard has at once; what comes meanwhile makes the next."""
+FLIGHT_BYTES_MAX: Final = 256 << 10
+"""A gateway's frame ends here, because answers are longer than commands."""
 RING_BYTES_MAX: Final = 8 << 20
 """Recently acknowledged batches that a shard keeps to resend if Redis goes back in time."""
 JOURNAL_IN_FLIGHT_MAX: Final = 8_192
@@ -103,6 +112,8 @@ assert RECORD_BYTES_MAX < FRAME_BYTES_MAX
 assert BODY_BYTES_MAX < FRAME_BYTES_MAX
 assert LINES_MAX * (2 * ID_CHARS_MAX + 16) < BODY_BYTES_MAX
 assert SHARD_QUEUE_SHED_RESERVES < SHARD_QUEUE_COMMANDS_MAX
+assert GATEWAY_WAITING_PER_SHARD_MAX < GATEWAY_IN_FLIGHT_SHED_RESERVES < GATEWAY_IN_FLIGHT_MAX
+assert FLIGHT_BYTES_MAX < FRAME_BYTES_MAX
 assert COMMANDS_PER_FRAME_MAX < SHARD_QUEUE_SHED_RESERVES
 assert REMEMBERED_MAX // BUCKETS < BUCKET_ENTRIES_MAX
 assert FINISHED_WINDOW_US <= KEYS_WINDOW_US <= RETURNS_WINDOW_US

@@ -41,6 +41,7 @@ from engine.messages import (
     HandedOff,
     Line,
     LinesMoved,
+    Message,
     Opened,
     Passed,
     Received,
@@ -60,10 +61,26 @@ from engine.stock import LocationStock, SkuStock
 _KEY: Final = struct.Struct(">Q8s")
 """A remembered key: when it was used, and the fingerprint of the request."""
 _encode: Final = msgspec.msgpack.Encoder().encode
+_decode_sku: Final = msgspec.msgpack.Decoder(
+    tuple[str, int, int, list[tuple[str, int, int, int, int, int]], list[tuple[str, int]]]
+).decode
 
 
 class InvariantError(Exception):
     """An event would break a rule of the stock machine: a bug. The shard must stop."""
+
+
+class Settings(Message):
+    """What was settled at genesis and at the last opening, and the channels."""
+
+    cluster_id: str
+    shards: int
+    hash: str
+    grace_until: int
+    finished_window_us: int
+    returns_window_us: int
+    keys_window_us: int
+    channels: dict[str, ChannelPolicy]
 
 
 class ShardState:
@@ -93,7 +110,7 @@ class ShardState:
         self.returns_window_us = limits.RETURNS_WINDOW_US
         self.keys_window_us = limits.KEYS_WINDOW_US
         self.copying = 0
-        """The number of the snapshot being taken; 0 = none. See `engine.snapshot`."""
+        """The number of the newest copy for a snapshot, finished or not; see `engine.snapshot`."""
         self.copies: list[bytes] = []
         """SKUs that changed before that snapshot came to them, as they were."""
         self._apply: dict[type[Any], Callable[[Any], None]] = {
@@ -167,18 +184,20 @@ class ShardState:
 
     def digest(self) -> bytes:
         """16 bytes that two states share only if they would answer alike; any order of entries."""
-        total = 0
+        total = hash_entry(b"head", "", _encode(self.settings()))
         for name, packed in self.reservations.items():
-            if self.reservation(name) is not None:
-                total += _hash(b"r", name, packed)
+            if not self.is_forgotten(packed, self.now):
+                total += hash_entry(b"reservation", name, packed)
         for name, packed in self.keys.items():
-            if self.key_fingerprint(name) is not None:
-                total += _hash(b"k", name, packed)
+            if not self.is_key_forgotten(packed, self.now):
+                total += hash_entry(b"key", name, packed)
         for stock in self.skus.values():
-            total += _hash(b"s", stock.sku, pack_sku(stock))
-        for name, policy in self.channels.items():
-            total += _hash(b"c", name, _encode(policy))
-        settings = (
+            total += hash_entry(b"sku", "", pack_sku(stock))
+        return digest_of(total)
+
+    def settings(self) -> Settings:
+        """What of the state is neither SKU nor reservation nor key."""
+        return Settings(
             self.cluster_id,
             self.shards,
             self.hash,
@@ -186,9 +205,51 @@ class ShardState:
             self.finished_window_us,
             self.returns_window_us,
             self.keys_window_us,
+            dict(sorted(self.channels.items())),
         )
-        total += _hash(b"o", "", _encode(settings))
-        return (total % 2**128).to_bytes(16)
+
+    def restore_settings(self, settings: Settings) -> None:
+        self.cluster_id = settings.cluster_id
+        self.shards = settings.shards
+        self.hash = settings.hash
+        self.grace_until = settings.grace_until
+        self.finished_window_us = settings.finished_window_us
+        self.returns_window_us = settings.returns_window_us
+        self.keys_window_us = settings.keys_window_us
+        self.channels = settings.channels
+
+    def is_forgotten(self, packed: bytes, now: int) -> bool:
+        """Whether the window of the packed reservation has ended by `now`."""
+        if holds.is_reserved(packed):
+            return False
+        found = holds.unpack(packed)
+        return bool(found.finished_at) and self.window_end(found) <= now
+
+    def is_key_forgotten(self, packed: bytes, now: int) -> bool:
+        used_at: int = _KEY.unpack(packed)[0]
+        return used_at + self.keys_window_us <= now
+
+    # --- restoring from a snapshot ---
+
+    def put_sku(self, packed: bytes) -> None:
+        stock = unpack_sku(packed)
+        self.skus.put(stock.sku, stock)
+        for name, place in stock.locations.items():
+            if place.short:
+                self.shortfalls[stock.sku, name] = place.short
+
+    def put_reservation(self, name: str, packed: bytes) -> None:
+        found = holds.unpack(packed)
+        self.counts[found.state] += 1
+        self.reservations.put(name, packed)
+        if found.state is State.RESERVED:
+            self.deadlines.add(found.expires_at, name)
+        elif found.finished_at:
+            self.windows_end.add(self.window_end(found), name)
+
+    def put_key(self, name: str, packed: bytes) -> None:
+        self.keys.put(name, packed)
+        self.keys_end.add(_KEY.unpack(packed)[0] + self.keys_window_us, name)
 
     # --- forgetting ---
 
@@ -452,7 +513,7 @@ class ShardState:
             stock = SkuStock(sku)
             stock.copied = self.copying
             self.skus.put(sku, stock)
-        elif stock.copied != self.copying and self.copying:
+        elif stock.copied != self.copying:
             self.copies.append(pack_sku(stock))
             stock.copied = self.copying
         return stock
@@ -542,7 +603,22 @@ def pack_sku(stock: SkuStock) -> bytes:
     return _encode((stock.sku, stock.version, stock.physical_version, places, pools))
 
 
-def _hash(kind: bytes, name: str, packed: bytes) -> int:
-    return int.from_bytes(
-        blake2b(name.encode() + b"\0" + packed, digest_size=16, person=kind).digest()
-    )
+def unpack_sku(packed: bytes) -> SkuStock:
+    """The inverse of `pack_sku`."""
+    sku, version, physical_version, places, pools = _decode_sku(packed)
+    stock = SkuStock(sku)
+    stock.version, stock.physical_version, stock.pools = version, physical_version, dict(pools)
+    for name, *counters in places:
+        place = stock.locations[name] = LocationStock()
+        place.on_hand, place.reserved, place.allocated, place.safety_stock, place.short = counters
+    return stock
+
+
+def hash_entry(kind: bytes, name: str, packed: bytes) -> int:
+    """One summand of the digest."""
+    content = name.encode() + b"\0" + packed
+    return int.from_bytes(blake2b(content, digest_size=16, person=kind).digest())
+
+
+def digest_of(total: int) -> bytes:
+    return (total % 2**128).to_bytes(16)

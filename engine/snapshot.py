@@ -1,0 +1,220 @@
+"""Snapshots: the state of one moment, taken while the shard goes on.
+
+A snapshot only bounds how much journal a recovery reads. It is cut between two batches, at the
+position of the last acknowledged record, and then taken in slices between later batches: a bucket
+or a SKU that is about to change is copied first, so every slice is of the moment of the cut. What
+was already forgotten then is left out.
+
+    chunk:  version u8 | shard u32 | epoch u64 | sequence u64 | number u32 | last u8
+            | MessagePack [kind, entries] | checksum u32
+
+The first chunk holds the settings, the stamp of the cut and the checksum of the record it was cut
+at, with which the tail must link. The digest of the whole is journaled with the pointer
+(`SnapshotTaken`) after the last chunk is stored, and is checked by whoever replays past it.
+"""
+
+import struct
+from collections.abc import Iterator
+from typing import Final, TypeVar
+from zlib import crc32
+
+import msgspec
+
+from engine import limits
+from engine.codec import Position
+from engine.state import Settings, ShardState, digest_of, hash_entry, pack_sku
+
+FORMAT: Final = 1
+E = TypeVar("E")
+
+_HEADER: Final = struct.Struct(">BIQQIB")
+_CHECKSUM: Final = struct.Struct(">I")
+_HEAD, _SKUS, _RESERVATIONS, _KEYS = range(4)
+_encode: Final = msgspec.msgpack.Encoder().encode
+_Head = tuple[int, int, Settings]
+_decode_kind: Final = msgspec.msgpack.Decoder(tuple[int, msgspec.Raw]).decode
+_decode_head: Final = msgspec.msgpack.Decoder(_Head).decode
+_decode_skus: Final = msgspec.msgpack.Decoder(list[bytes]).decode
+_decode_entries: Final = msgspec.msgpack.Decoder(list[tuple[str, bytes]]).decode
+_FILL_BYTES: Final = limits.SNAPSHOT_CHUNK_BYTES_MAX // 2
+"""A chunk is closed once it holds this much; one entry may overshoot it."""
+
+assert _FILL_BYTES + limits.EVENT_BYTES_MAX < limits.SNAPSHOT_CHUNK_BYTES_MAX
+
+
+class CorruptSnapshotError(Exception):
+    """The chunks are not the snapshot that was written: the shard must not be served."""
+
+
+def chunk_name(position: Position, number: int) -> str:
+    """The name under which chunk `number` of the snapshot cut at `position` is stored."""
+    return f"{position}:{number}"
+
+
+class SnapshotWriter:
+    """Takes a snapshot of a living state, slice by slice.
+
+    Create it between batches, when every event is acknowledged; then call `next_chunk` between
+    later batches until it returns None. Only the newest writer of a state is of any use.
+    """
+
+    def __init__(self, state: ShardState, shard: int, position: Position, checksum: int) -> None:
+        """`position`, `checksum`: of the last acknowledged record."""
+        self._state = state
+        self._shard = shard
+        self.position = position
+        self._now = state.now
+        self._settings = state.settings()
+        self._total = hash_entry(b"head", "", _encode(self._settings))
+        state.copying += 1
+        state.copies = []
+        self._copying = state.copying
+        self._skus = list(state.skus.values())
+        state.reservations.begin_copy()
+        state.keys.begin_copy()
+        self.chunks = 0
+        self._slices = self._cut(checksum)
+        self._ahead: tuple[int, object] | None = next(self._slices)
+
+    @property
+    def digest(self) -> bytes:
+        """Of the state at the cut, once `next_chunk` has returned None."""
+        return digest_of(self._total)
+
+    def next_chunk(self) -> tuple[str, bytes] | None:
+        """The next chunk's name and bytes, or None when the last has been given."""
+        if self._ahead is None:
+            return None
+        assert self._state.copying == self._copying, "a newer snapshot was begun"
+        kind, entries = self._ahead
+        self._ahead = next(self._slices, None)
+        number, last = self.chunks, self._ahead is None
+        head = _HEADER.pack(FORMAT, self._shard, *self.position, number, last)
+        body = head + _encode((kind, entries))
+        self.chunks += 1
+        return chunk_name(self.position, number), body + _CHECKSUM.pack(crc32(body))
+
+    def _cut(self, checksum: int) -> Iterator[tuple[int, object]]:
+        yield _HEAD, (self._now, checksum, self._settings)
+        for skus in _pieces((packed, len(packed)) for packed in self._packed_skus()):
+            yield _SKUS, skus
+        for kind, source in ((_RESERVATIONS, self._reservations()), (_KEYS, self._keys())):
+            sized = ((entry, len(entry[0]) + len(entry[1])) for entry in source)
+            for entries in _pieces(sized):
+                yield kind, entries
+
+    def _packed_skus(self) -> Iterator[bytes]:
+        state = self._state
+        while self._skus:
+            stock = self._skus.pop()
+            if stock.copied != self._copying:
+                stock.copied = self._copying
+                yield self._hashed_sku(pack_sku(stock))
+            while state.copies:
+                yield self._hashed_sku(state.copies.pop())
+        while state.copies:
+            yield self._hashed_sku(state.copies.pop())
+
+    def _hashed_sku(self, packed: bytes) -> bytes:
+        self._total += hash_entry(b"sku", "", packed)
+        return packed
+
+    def _reservations(self) -> Iterator[tuple[str, bytes]]:
+        state = self._state
+        while (bucket := state.reservations.take_copy()) is not None:
+            for name, packed in bucket.items():
+                if not state.is_forgotten(packed, self._now):
+                    self._total += hash_entry(b"reservation", name, packed)
+                    yield name, packed
+
+    def _keys(self) -> Iterator[tuple[str, bytes]]:
+        state = self._state
+        while (bucket := state.keys.take_copy()) is not None:
+            for name, packed in bucket.items():
+                if not state.is_key_forgotten(packed, self._now):
+                    self._total += hash_entry(b"key", name, packed)
+                    yield name, packed
+
+
+def _pieces(sized: Iterator[tuple[E, int]]) -> Iterator[list[E]]:
+    """Entries with their sizes, as lists of bounded length and bytes."""
+    piece: list[E] = []
+    filled = 0
+    for entry, size in sized:
+        piece.append(entry)
+        filled += size + 8
+        if filled >= _FILL_BYTES or len(piece) >= limits.SNAPSHOT_SLICE_ENTRIES_MAX:
+            yield piece
+            piece, filled = [], 0
+    if piece:
+        yield piece
+
+
+class SnapshotReader:
+    """Rebuilds a state from the chunks of one snapshot, fed in order."""
+
+    def __init__(self, state: ShardState, shard: int, position: Position) -> None:
+        """`state` is new; `position` is the snapshot's."""
+        self._state = state
+        self._shard = shard
+        self._position = position
+        self.chunks = 0
+        self.complete = False
+        self.checksum = 0
+        """Of the record that the snapshot was cut at."""
+
+    def feed(self, data: bytes) -> None:
+        """Take the next chunk. Raises CorruptSnapshotError if it does not prove itself."""
+        kind, raw = self._prove(data)
+        try:
+            self._take(kind, raw)
+        except msgspec.MsgspecError as error:
+            raise CorruptSnapshotError(f"{self._where()}: does not decode: {error}") from error
+        self.chunks += 1
+
+    def _where(self) -> str:
+        return f"shard {self._shard}, snapshot {self._position}, chunk {self.chunks}"
+
+    def _prove(self, data: bytes) -> tuple[int, msgspec.Raw]:
+        if len(data) < _HEADER.size + _CHECKSUM.size:
+            raise CorruptSnapshotError(f"{self._where()}: {len(data)} bytes are too few")
+        body, (checksum,) = data[: -_CHECKSUM.size], _CHECKSUM.unpack(data[-_CHECKSUM.size :])
+        if crc32(body) != checksum:
+            raise CorruptSnapshotError(
+                f"{self._where()}: checksum {checksum:08x}, bytes {crc32(body):08x}"
+            )
+        version, shard, epoch, sequence, number, last = _HEADER.unpack_from(body)
+        if version != FORMAT:
+            raise CorruptSnapshotError(
+                f"{self._where()}: format {version}, this engine reads {FORMAT}"
+            )
+        if (shard, (epoch, sequence), number) != (self._shard, self._position, self.chunks):
+            raise CorruptSnapshotError(
+                f"{self._where()}: holds chunk {number} of {epoch}-{sequence} of shard {shard}"
+            )
+        if self.complete:
+            raise CorruptSnapshotError(f"{self._where()}: after the last one")
+        self.complete = bool(last)
+        try:
+            return _decode_kind(body[_HEADER.size :])
+        except msgspec.MsgspecError as error:
+            raise CorruptSnapshotError(f"{self._where()}: does not decode: {error}") from error
+
+    def _take(self, kind: int, raw: msgspec.Raw) -> None:
+        state = self._state
+        if (kind == _HEAD) != (self.chunks == 0):
+            raise CorruptSnapshotError(f"{self._where()}: of kind {kind}")
+        if kind == _HEAD:
+            state.now, self.checksum, settings = _decode_head(raw)
+            state.restore_settings(settings)
+        elif kind == _SKUS:
+            for packed in _decode_skus(raw):
+                state.put_sku(packed)
+        elif kind == _RESERVATIONS:
+            for name, packed in _decode_entries(raw):
+                state.put_reservation(name, packed)
+        elif kind == _KEYS:
+            for name, packed in _decode_entries(raw):
+                state.put_key(name, packed)
+        else:
+            raise CorruptSnapshotError(f"{self._where()}: of unknown kind {kind}")
