@@ -90,8 +90,9 @@ class Entry(NamedTuple):
 class Journal(Protocol):
     """What an owner needs of a journal. All of it may raise BusyError and LostError."""
 
-    run_id: str
-    """Of the server as of the current connection: another one may have gone back in time."""
+    @property
+    def run_id(self) -> str:
+        """Of the server process that answers now: another one may have gone back in time."""
 
     async def append(
         self, shard: int, position: Position, record: bytes, *, create: bool = False

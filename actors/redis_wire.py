@@ -14,7 +14,6 @@ is an append made twice. What to do about a lost connection is the journal's bus
 """
 
 import asyncio
-import socket
 import ssl
 from collections import deque
 from collections.abc import Callable
@@ -23,6 +22,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import hiredis
 from hiredis import ReplyError
+
+from actors.address import tune
 
 __all__ = ["Connection", "ConnectionLostError", "ReplyError", "Target", "connect", "pack"]
 
@@ -193,9 +194,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's own class is none
-        peer = transport.get_extra_info("socket")
-        if peer is not None and peer.family != socket.AF_UNIX:
-            peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        tune(transport)
 
     def data_received(self, data: bytes) -> None:
         if self.lost is not None:
