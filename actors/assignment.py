@@ -1,0 +1,173 @@
+"""Who owns which shard, as far as the coordinator knows: pure bookkeeping, no sockets, no clock.
+
+    orphan ──place──► assigned ──host reports owned──► owned
+       ▲                 │  └──host reports failed──► failed (stays where it is, unserved)
+       └── host dropped, or reports that it has the shard no longer ──┘
+
+What it guarantees: a shard is given to one live host at a time, and stays there for as long as that
+host says anything about it, recovery included. Placement evens the shards out over the hosts that
+are there; a death moves the dead host's shards, each to the host with the fewest, and no other. A
+route exists only while somebody owns the shard, and the version grows with every change of any.
+
+What it does not guarantee, and need not: that two processes never believe they own one shard. The
+journal's claim decides that (`actors.owner`); this table is a cache of it, so what a host reports
+counts, and an epoch that is older than one seen before does not.
+"""
+
+from collections.abc import Iterable, Mapping
+from enum import Enum
+from typing import NamedTuple
+
+
+class Phase(Enum):
+    """Where a shard stands."""
+
+    ORPHAN = "orphan"
+    ASSIGNED = "assigned"
+    OWNED = "owned"
+    FAILED = "failed"
+
+
+class Grant(NamedTuple):
+    """`host` is to claim `shard`. Serials grow: a report is about the grants up to one of them."""
+
+    serial: int
+    host: str
+    shard: int
+
+
+class Report(NamedTuple):
+    """What one host says of its shards, having seen every grant up to `serial`."""
+
+    serial: int
+    owned: Mapping[int, int]
+    """shard → epoch"""
+    recovering: Mapping[int, int]
+    """shard → how far it has come"""
+    failed: Mapping[int, str]
+    """shard → why it will not be served"""
+
+
+class Slot:
+    """What is known of one shard."""
+
+    __slots__ = ("epoch", "host", "phase", "progress", "reason", "serial")
+
+    def __init__(self) -> None:
+        self.phase = Phase.ORPHAN
+        self.host = ""
+        self.serial = 0
+        self.epoch = 0
+        """The newest that anybody has reported: it outlives the owner."""
+        self.progress = 0
+        self.reason = ""
+
+
+class Assignment:
+    """The table of all shards."""
+
+    def __init__(self, shards: int) -> None:
+        self.slots = [Slot() for _ in range(shards)]
+        self.version = 0
+        self._serial = 0
+
+    def drop(self, host: str) -> list[int]:
+        """`host` is dead or silent: what it had is nobody's."""
+        lost = [shard for shard, slot in enumerate(self.slots) if slot.host == host]
+        for shard in lost:
+            self._orphan(self.slots[shard])
+        return lost
+
+    def place(self, hosts: Iterable[str]) -> list[Grant]:
+        """Give every orphan to the one of `hosts` that has the fewest shards; none, if no hosts."""
+        loads = dict.fromkeys(sorted(hosts), 0)
+        if not loads:
+            return []
+        for slot in self.slots:
+            if slot.host in loads:
+                loads[slot.host] += 1
+        grants = []
+        for shard, slot in enumerate(self.slots):
+            if slot.phase is Phase.ORPHAN:
+                host = min(loads, key=loads.__getitem__)
+                loads[host] += 1
+                grants.append(self._grant(slot, shard, host))
+        return grants
+
+    def report(self, host: str, report: Report) -> bool:
+        """Take `host` at its word; whether any route changed."""
+        before = self.version
+        for shard, epoch in report.owned.items():
+            slot = self.slots[shard]
+            if slot.host == host or (slot.phase is Phase.ORPHAN and epoch >= slot.epoch):
+                self._owned(slot, host, epoch, report.serial)
+        for shard, slot in enumerate(self.slots):
+            if slot.host == host and shard not in report.owned:
+                self._not_owned(slot, shard, report)
+        return self.version != before
+
+    def is_anothers(self, host: str, shard: int, epoch: int) -> bool:
+        """Whether `host`, which thinks it owns `shard` under `epoch`, has been superseded."""
+        slot = self.slots[shard]
+        return epoch < slot.epoch or slot.host not in ("", host)
+
+    def routes(self) -> dict[int, tuple[int, str]]:
+        """shard → (epoch, host), of those that are owned."""
+        return {
+            shard: (slot.epoch, slot.host)
+            for shard, slot in enumerate(self.slots)
+            if slot.phase is Phase.OWNED
+        }
+
+    def orphans(self) -> list[int]:
+        return [shard for shard, slot in enumerate(self.slots) if slot.phase is Phase.ORPHAN]
+
+    def count(self, phase: Phase) -> int:
+        return sum(slot.phase is phase for slot in self.slots)
+
+    def shards_of(self, host: str) -> list[int]:
+        return [shard for shard, slot in enumerate(self.slots) if slot.host == host]
+
+    def failures(self) -> dict[int, str]:
+        """shard → why it is not served."""
+        return {
+            shard: slot.reason
+            for shard, slot in enumerate(self.slots)
+            if slot.phase is Phase.FAILED
+        }
+
+    def _grant(self, slot: Slot, shard: int, host: str) -> Grant:
+        self._serial += 1
+        slot.phase, slot.host, slot.serial = Phase.ASSIGNED, host, self._serial
+        slot.progress, slot.reason = 0, ""
+        return Grant(self._serial, host, shard)
+
+    def _owned(self, slot: Slot, host: str, epoch: int, serial: int) -> None:
+        if slot.phase is Phase.OWNED and slot.epoch == epoch:
+            return
+        if epoch < slot.epoch or (slot.phase is Phase.ASSIGNED and serial < slot.serial):
+            return  # said before it had seen its newest grant
+        slot.phase, slot.host, slot.epoch, slot.reason = Phase.OWNED, host, epoch, ""
+        self.version += 1
+
+    def _not_owned(self, slot: Slot, shard: int, report: Report) -> None:
+        if report.serial < slot.serial:
+            return  # said before it had seen the grant
+        if shard in report.recovering:
+            self._leave(slot, Phase.ASSIGNED)
+            slot.progress = report.recovering[shard]
+        elif shard in report.failed:
+            self._leave(slot, Phase.FAILED)
+            slot.reason = report.failed[shard]
+        else:
+            self._orphan(slot)
+
+    def _leave(self, slot: Slot, phase: Phase) -> None:
+        """The shard stays with its host, but is not served."""
+        if slot.phase is Phase.OWNED:
+            self.version += 1
+        slot.phase = phase
+
+    def _orphan(self, slot: Slot) -> None:
+        self._leave(slot, Phase.ORPHAN)
+        slot.host, slot.reason = "", ""

@@ -1,0 +1,405 @@
+"""The coordinator: who is alive, who gets which shard, and what everybody is told about it.
+
+    (placed by Ray) ──Join──► alive ──connection ends──► gone ──Ray restarts it, Join──► alive
+                                │  ▲
+                      silent    │  │ beats again
+                                ▼  │
+                              frozen ──too long──► killed, and restarted by Ray
+
+What it guarantees:
+
+- A host whose connection ends, or that says nothing for `silent_seconds`, loses its shards to the
+  other hosts at once. If no other is alive, a replacement is placed right away; nothing waits for a
+  frozen process to be killed, because the journal fences it.
+- A host that beats keeps what it was given, however long its recovery takes.
+- Each assignment carries the shard's floor: the highest record that any host or gateway has seen
+  acknowledged. A stream that ends below it has lost something, and the claimant refuses to serve.
+- Every change of the map is broadcast, with a version that grows.
+
+It keeps nothing on disk: the journal's claims are the truth of ownership, the marks on disk are the
+floors that survive it, and a new coordinator learns everything else from the beats. When its own
+loop was held up, it first forgives everybody the time that it did not listen.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Final, NamedTuple, Protocol
+
+import structlog
+
+from actors.assignment import Assignment, Phase, Report
+from actors.config import Settings
+from actors.control import (
+    Assign,
+    Beat,
+    Channel,
+    ControlServer,
+    Join,
+    Kind,
+    Leave,
+    Map,
+    MemberView,
+    Route,
+    ShardHead,
+    Stop,
+)
+from engine.messages import Message
+from engine.wire import encode_frame
+
+TICK_SECONDS: Final = 0.1
+RETRY_SECONDS: Final = 1.0
+"""A shard that a living host has lost is assigned anew after so long: two owners may be at it."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Patience(NamedTuple):
+    """How long the coordinator waits for what."""
+
+    silent_seconds: float = 1.5
+    frozen_host_seconds: float = 10.0
+    frozen_gateway_seconds: float = 4.0
+    start_seconds: float = 10.0
+    """For all hosts to join before the first placement."""
+    drain_seconds: float = 10.0
+    """For gateways, then for hosts, to stop in order."""
+
+
+class Launcher(Protocol):
+    """Places and ends processes; Ray, in production."""
+
+    async def place(self, kind: Kind, name: str) -> None:
+        """Start a process that joins as `name`, and start it again whenever it ends."""
+
+    async def kill(self, join: Join) -> None:
+        """End that very process; it is started again if it was placed."""
+
+
+class Member:
+    """One process that has joined."""
+
+    __slots__ = ("alive", "channel", "down_since", "heard", "join", "left", "sent", "version")
+
+    def __init__(self, join: Join, channel: Channel, now: float) -> None:
+        self.join = join
+        self.channel: Channel | None = channel
+        self.heard = now
+        self.alive = True
+        self.down_since: float | None = None
+        """Since when it is frozen or gone, and not yet killed for it."""
+        self.left = False
+        self.sent = 0
+        self.version = 0
+
+
+class Coordinator:
+    """Runs on the event loop of `onhand up`."""
+
+    def __init__(
+        self, settings: Settings, launcher: Launcher, patience: Patience | None = None
+    ) -> None:
+        self._settings = settings
+        self._launcher = launcher
+        self._patience = patience or Patience()
+        self._server = ControlServer(settings.control_token, self)
+        self._assignment = Assignment(settings.shards)
+        self._members: dict[str, Member] = {}
+        self._of: dict[Channel, Member] = {}
+        self._expected: dict[str, Kind] = {}
+        self.floors: dict[int, ShardHead] = {}
+        self._version = 0
+        self._map_frame = b""
+        self._begun = False
+        """Whether anything was assigned yet."""
+        self._assign_at = 0.0
+        self._changed = asyncio.Event()
+        self._ticker: asyncio.Task[None] | None = None
+        self._errands: set[asyncio.Task[None]] = set()
+        self._stopping = False
+        self.on_join: Callable[[Join], None] = lambda join: None
+
+    # --- from the outside -----------------------------------------------------------------
+
+    async def listen(self, address: str) -> str:
+        """Accept members; the address that was bound."""
+        self._remap()
+        return await self._server.listen(address)
+
+    async def start(self) -> None:
+        """Place everything that the settings ask for."""
+        self._assign_at = asyncio.get_running_loop().time() + self._patience.start_seconds
+        hosts = [(Kind.HOST, f"host-{number + 1}") for number in range(self._settings.hosts)]
+        gateways = [
+            (Kind.GATEWAY, f"gateway-{number + 1}") for number in range(self._settings.gateways)
+        ]
+        self._ticker = asyncio.create_task(self._tick())
+        await asyncio.gather(*(self._place(kind, name) for kind, name in [*hosts, *gateways]))
+
+    async def replace_everything(self) -> None:
+        """Ray is a new one: place again whatever was placed."""
+        await asyncio.gather(*(self._place(kind, name) for name, kind in self._expected.items()))
+
+    async def wait_until(self, condition: Callable[[], bool], seconds: float) -> bool:
+        """Whether `condition`, of this coordinator's state, came true in time."""
+        try:
+            async with asyncio.timeout(seconds):
+                while not condition():
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def is_ready(self) -> bool:
+        """Every shard is owned or has failed, and every gateway knows who owns what."""
+        gateways = [each for each in self._members.values() if each.join.kind is Kind.GATEWAY]
+        return (
+            self._assignment.count(Phase.OWNED) + self._assignment.count(Phase.FAILED)
+            == self._settings.shards
+            and len(gateways) >= self._settings.gateways
+            and all(each.alive and each.version == self._version for each in gateways)
+        )
+
+    def failures(self) -> dict[int, str]:
+        """shard → why it is not served."""
+        return self._assignment.failures()
+
+    def map(self) -> Map:
+        """Who serves what, and who is there, now."""
+        routes = [
+            Route(shard, epoch, host, self._members[host].join.address)
+            for shard, (epoch, host) in self._assignment.routes().items()
+        ]
+        views = [self._view(each) for each in self._members.values()]
+        return Map(self._version, self._settings.shards, routes, views, self.failures())
+
+    async def stop(self) -> None:
+        """Gateways drain, then hosts flush; returns when all have left, or time is up."""
+        self._stopping = True
+        for kind in (Kind.GATEWAY, Kind.HOST):
+            await self._stop_all(kind)
+        if self._ticker is not None:
+            self._ticker.cancel()
+            await asyncio.gather(self._ticker, *self._errands, return_exceptions=True)
+        await self._server.close()
+
+    # --- what members say (ControlHandler) --------------------------------------------------
+
+    def joined(self, channel: Channel, join: Join) -> None:
+        before = self._members.get(join.name)
+        if before is not None:
+            self._replaced(before, join)
+        member = Member(join, channel, asyncio.get_running_loop().time())
+        self._members[join.name] = self._of[channel] = member
+        self._expected.setdefault(join.name, join.kind)
+        _log.info("joined", name=join.name, pid=join.pid, address=join.address)
+        self.on_join(join)
+        self._remap()
+        if join.kind is Kind.HOST and (self._begun or self._everybody_is_there()):
+            self._assign()
+
+    def beaten(self, channel: Channel, beat: Beat) -> None:
+        member = self._of.get(channel)
+        if member is None:
+            return
+        member.heard = asyncio.get_running_loop().time()
+        member.version = beat.version
+        for head in beat.heads:
+            self._raise_floor(head)
+        if not member.alive:
+            self._thawed(member)
+        if member.join.kind is Kind.HOST:
+            self._reported(member, beat)
+        if member.version < self._version and member.sent < self._version:
+            self._send_map(member)
+        self._changed.set()
+
+    def left(self, channel: Channel) -> None:
+        if (member := self._of.get(channel)) is not None:
+            member.left = True
+            self._changed.set()
+
+    def lost(self, channel: Channel) -> None:
+        member = self._of.pop(channel, None)
+        if member is None:
+            return
+        member.channel = None
+        self._changed.set()
+        if member.alive and not self._stopping:
+            self._down(member, "its connection ended")
+
+    # --- life and death ---------------------------------------------------------------------
+
+    async def _tick(self) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time() + TICK_SECONDS
+        while not self._stopping:
+            await asyncio.sleep(due - loop.time())
+            now = loop.time()
+            late, due = now - due, now + TICK_SECONDS
+            for member in list(self._members.values()):
+                if late > TICK_SECONDS:
+                    member.heard += late
+                self._watch(member, now)
+            if now >= self._assign_at:
+                self._assign()
+
+    def _watch(self, member: Member, now: float) -> None:
+        patience = self._patience
+        if member.alive and now - member.heard > patience.silent_seconds:
+            self._down(member, "it says nothing")
+        is_host = member.join.kind is Kind.HOST
+        limit = patience.frozen_host_seconds if is_host else patience.frozen_gateway_seconds
+        if member.down_since is not None and now - member.down_since > limit:
+            member.down_since = None
+            _log.warning("kill", name=member.join.name, pid=member.join.pid)
+            self._run(self._launcher.kill(member.join))
+
+    def _down(self, member: Member, reason: str) -> None:
+        member.alive = False
+        member.down_since = asyncio.get_running_loop().time()
+        shards = self._assignment.drop(member.join.name)
+        _log.warning(
+            "down", name=member.join.name, pid=member.join.pid, reason=reason, shards=shards
+        )
+        if self._begun:
+            self._assign()
+        self._remap()
+        if member.join.kind is Kind.HOST and not self._alive_hosts():
+            self._place_replacement()
+
+    def _place_replacement(self) -> None:
+        """Every host is frozen, unless Ray is about to bring one back.
+
+        At most twice as many as were asked for are ever placed.
+        """
+        hosts = [name for name, kind in self._expected.items() if kind is Kind.HOST]
+        coming = [
+            name
+            for name in hosts
+            if name not in self._members or self._members[name].channel is None
+        ]
+        if not coming and len(hosts) < 2 * self._settings.hosts:
+            name = f"host-{len(hosts) + 1}"
+            _log.warning("replacement", name=name)
+            self._run(self._place(Kind.HOST, name))
+
+    def _thawed(self, member: Member) -> None:
+        """It beats again. What was given to others meanwhile is for the beat to tell."""
+        member.alive, member.down_since = True, None
+        _log.warning("thawed", name=member.join.name, pid=member.join.pid)
+        self._remap()
+
+    def _replaced(self, before: Member, join: Join) -> None:
+        """`join` is of the same process, connecting again, or of its successor."""
+        if before.channel is not None:
+            self._of.pop(before.channel, None)
+            before.channel.close()
+            before.channel = None
+        if (before.join.pid, before.join.started) != (join.pid, join.started):
+            self._assignment.drop(join.name)
+
+    # --- shards -----------------------------------------------------------------------------
+
+    def _reported(self, member: Member, beat: Beat) -> None:
+        name = member.join.name
+        if any(self._assignment.is_anothers(name, *owned) for owned in beat.owned.items()):
+            _log.warning("superseded", name=name, pid=member.join.pid)
+            self._tell(member, Leave())
+        orphans, failures = len(self._assignment.orphans()), self.failures()
+        report = Report(beat.serial, beat.owned, beat.recovering, beat.failed)
+        changed = self._assignment.report(name, report)
+        if len(self._assignment.orphans()) > orphans:
+            self._assign_at = asyncio.get_running_loop().time() + RETRY_SECONDS
+            _log.warning("lost", name=name, shards=self._assignment.orphans())
+        if failures != self.failures():
+            _log.error("failed", name=name, shards=self.failures())
+            changed = True
+        if changed:
+            self._remap()
+
+    def _everybody_is_there(self) -> bool:
+        return len(self._alive_hosts()) >= self._settings.hosts
+
+    def _assign(self) -> None:
+        """Give the orphans to those alive."""
+        hosts = self._alive_hosts()
+        if self._stopping or not hosts:
+            return
+        self._begun = True
+        for grant in self._assignment.place(hosts):
+            floor = self.floors.get(grant.shard)
+            self._tell(self._members[grant.host], Assign(grant.serial, grant.shard, floor))
+
+    def _alive_hosts(self) -> list[str]:
+        return [
+            name
+            for name, each in self._members.items()
+            if each.alive and each.join.kind is Kind.HOST
+        ]
+
+    def _raise_floor(self, head: ShardHead) -> None:
+        floor = self.floors.get(head.shard)
+        if floor is None or (head.epoch, head.sequence) > (floor.epoch, floor.sequence):
+            self.floors[head.shard] = head
+
+    # --- the map ----------------------------------------------------------------------------
+
+    def _remap(self) -> None:
+        """Something of the map changed: a new version, to everybody."""
+        self._version += 1
+        self._map_frame = encode_frame(self.map())
+        for member in self._members.values():
+            self._send_map(member)
+        self._changed.set()
+
+    def _send_map(self, member: Member) -> None:
+        if member.channel is not None and member.channel.send(self._map_frame, at_all_costs=False):
+            member.sent = self._version
+
+    def _view(self, member: Member) -> MemberView:
+        join = member.join
+        shards = self._assignment.shards_of(join.name)
+        return MemberView(
+            join.kind,
+            join.name,
+            join.pid,
+            join.node,
+            join.address,
+            join.http,
+            member.alive,
+            shards,
+        )
+
+    # --- errands ----------------------------------------------------------------------------
+
+    def _tell(self, member: Member, message: Message) -> None:
+        if member.channel is not None:
+            member.channel.send(encode_frame(message))
+
+    async def _stop_all(self, kind: Kind) -> None:
+        members = [each for each in self._members.values() if each.join.kind is kind]
+        for member in members:
+            self._tell(member, Stop())
+
+        def have_left() -> bool:
+            return all(each.left or not each.alive or each.channel is None for each in members)
+
+        if not await self.wait_until(have_left, self._patience.drain_seconds):
+            late = [each.join.name for each in members if not each.left]
+            _log.warning("did not stop in time", names=late)
+
+    async def _place(self, kind: Kind, name: str) -> None:
+        self._expected[name] = kind
+        await self._launcher.place(kind, name)
+
+    def _run(self, errand: Coroutine[None, None, None]) -> None:
+        """In the background; what goes wrong is logged, and tried again by whoever needs it."""
+        task = asyncio.create_task(errand)
+        self._errands.add(task)
+        task.add_done_callback(self._ran)
+
+    def _ran(self, task: asyncio.Task[None]) -> None:
+        self._errands.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("errand failed", error=repr(error))

@@ -1,0 +1,253 @@
+"""The coordinator against members that are real at the socket and obedient behind it.
+
+A `Puppet` joins over a real control connection and answers assignments as a host would: claimed at
+once, under the next epoch of a journal that all puppets share. It can freeze, thaw and die.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from actors.config import Settings
+from actors.control import (
+    Assign,
+    Beat,
+    Channel,
+    ControlMember,
+    FromCoordinator,
+    Join,
+    Kind,
+    Leave,
+    Map,
+    ShardHead,
+    Stop,
+)
+from actors.coordinator import Coordinator, Patience
+
+PATIENCE = Patience(0.6, 1.2, 1.2, 1.0, 2.0)
+SHARDS = 4
+
+
+class Puppet:
+    """A host, or a gateway, whose journal is a dict of epochs."""
+
+    def __init__(self, world: "World", kind: Kind, name: str, pid: int) -> None:
+        self.world = world
+        self.join = Join("token", kind, name, pid, 0, "here", f"unix:/{name}")
+        self.beat = Beat()
+        self.got: list[FromCoordinator] = []
+        self.recovers = False
+        self.frozen: Channel | None = None
+        self.control = ControlMember(
+            world.address, self.join, self._beat, self._receive, gone_seconds=0.2
+        )
+        self.task = asyncio.create_task(self.control.run())
+
+    def _beat(self) -> Beat:
+        return self.beat
+
+    def _receive(self, message: FromCoordinator) -> None:
+        self.got.append(message)
+        if isinstance(message, Assign):
+            self.beat.serial = message.serial
+            if self.recovers:
+                self.beat.recovering[message.shard] = 1
+            else:
+                self.own(message.shard)
+        elif isinstance(message, Map):
+            self.beat.version = message.version
+        elif isinstance(message, Stop):
+            self.control.leave()
+        elif isinstance(message, Leave):
+            self.die()
+        self.control.notice()
+
+    def own(self, shard: int) -> None:
+        self.world.epochs[shard] = epoch = self.world.epochs.get(shard, 0) + 1
+        self.beat.owned[shard] = epoch
+        self.beat.recovering.pop(shard, None)
+
+    def freeze(self) -> None:
+        """Says nothing and reads nothing, but stays connected."""
+        self.frozen = self.control._channel
+        assert self.frozen is not None
+        assert self.frozen._transport is not None
+        self.frozen._transport.pause_reading()
+        self.task.cancel()
+
+    def thaw(self) -> None:
+        assert self.frozen is not None
+        assert self.frozen._transport is not None
+        self.frozen._transport.resume_reading()
+        self.control._beat_now()
+
+    def die(self) -> None:
+        self.task.cancel()
+        if self.control._channel is not None:
+            self.control._channel.abort()
+
+
+class World:
+    """Places puppets where Ray would place processes."""
+
+    def __init__(self) -> None:
+        self.address = ""
+        self.epochs: dict[int, int] = {}
+        self.puppets: dict[str, Puppet] = {}
+        self.killed: list[str] = []
+        self.pids = 0
+        self.coordinator: Coordinator | None = None
+
+    async def place(self, kind: Kind, name: str) -> None:
+        self.pids += 1
+        self.puppets[name] = Puppet(self, kind, name, self.pids)
+
+    async def kill(self, join: Join) -> None:
+        self.killed.append(join.name)
+        self.puppets[join.name].die()
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    world = World()
+    yield world
+    if world.coordinator is not None:
+        await world.coordinator.stop()
+    for puppet in world.puppets.values():
+        puppet.die()
+    await asyncio.gather(
+        *(puppet.task for puppet in world.puppets.values()), return_exceptions=True
+    )
+
+
+async def started(world: World, tmp_path: Path, hosts: int) -> Coordinator:
+    settings = Settings(hosts=hosts, shards=SHARDS, control_token="token")
+    coordinator = world.coordinator = Coordinator(settings, world, PATIENCE)
+    world.address = await coordinator.listen(f"unix:{tmp_path}/c")
+    await coordinator.start()
+    assert await coordinator.wait_until(coordinator.is_ready, 5)
+    return coordinator
+
+
+def owners(coordinator: Coordinator) -> dict[int, str]:
+    return {route.shard: route.host for route in coordinator.map().routes}
+
+
+async def come(coordinator: Coordinator, condition: Callable[[], bool]) -> None:
+    assert await coordinator.wait_until(condition, 5)
+
+
+async def test_everybody_starts_and_stops(world: World, tmp_path: Path) -> None:
+    """Shards are even, the gateway knows the map, and a stop waits for each to leave."""
+    coordinator = await started(world, tmp_path, hosts=2)
+
+    assert {0: "host-1", 1: "host-2", 2: "host-1", 3: "host-2"} == owners(coordinator)
+    gateway = world.puppets["gateway-1"]
+    seen = [message for message in gateway.got if isinstance(message, Map)]
+    assert owners(coordinator) == {route.shard: route.host for route in seen[-1].routes}
+    await asyncio.wait_for(coordinator.stop(), 5)
+    assert [True] * 3 == [Stop() in puppet.got for puppet in world.puppets.values()]
+
+
+async def test_the_dead_are_inherited_from_at_once(world: World, tmp_path: Path) -> None:
+    """When a connection ends, the other host gets the shards, with the floors seen so far."""
+    coordinator = await started(world, tmp_path, hosts=2)
+    gateway = world.puppets["gateway-1"]
+    gateway.beat.heads = [ShardHead(0, 1, 9)]
+    world.puppets["host-1"].beat.heads = [ShardHead(0, 1, 7, 77), ShardHead(2, 1, 3, 33)]
+    gateway.control.notice()
+    world.puppets["host-1"].control.notice()
+    await come(coordinator, lambda: {0, 2} <= coordinator.floors.keys())
+
+    world.puppets["host-1"].die()
+
+    await come(coordinator, lambda: set(owners(coordinator).values()) == {"host-2"})
+    await come(coordinator, lambda: len(owners(coordinator)) == SHARDS)
+    floors = [each.floor for each in world.puppets["host-2"].got if isinstance(each, Assign)]
+    assert [None, None, ShardHead(0, 1, 9), ShardHead(2, 1, 3, 33)] == floors
+
+
+async def test_a_frozen_host_is_superseded_then_dismissed(world: World, tmp_path: Path) -> None:
+    """Its shards go to the other one; when it wakes it is told to leave, and routes nothing."""
+    coordinator = await started(world, tmp_path, hosts=2)
+    frozen = world.puppets["host-1"]
+
+    frozen.freeze()
+    await come(
+        coordinator,
+        lambda: len(owners(coordinator)) == SHARDS and "host-1" not in owners(coordinator).values(),
+    )
+    frozen.thaw()
+
+    await come(coordinator, lambda: Leave() in frozen.got)
+    assert {"host-2"} == set(owners(coordinator).values())
+
+
+async def test_the_only_host_freezing_is_replaced_and_killed(world: World, tmp_path: Path) -> None:
+    """With no other host alive a replacement is placed at once; the frozen one is killed later."""
+    coordinator = await started(world, tmp_path, hosts=1)
+
+    world.puppets["host-1"].freeze()
+
+    await come(coordinator, lambda: list(owners(coordinator).values()) == ["host-2"] * SHARDS)
+    assert [] == world.killed
+    await come(coordinator, lambda: world.killed == ["host-1"])
+
+
+async def test_recovery_is_not_disturbed_and_survives_deaths(world: World, tmp_path: Path) -> None:
+    """A host that dies while it recovers is inherited from as well, and so is its heir."""
+    coordinator = await started(world, tmp_path, hosts=3)
+    for name in ("host-2", "host-3"):
+        world.puppets[name].recovers = True
+
+    second, third = world.puppets["host-2"], world.puppets["host-3"]
+    world.puppets["host-1"].die()
+    await come(coordinator, lambda: bool(second.beat.recovering and third.beat.recovering))
+
+    second.die()
+    third.recovers = False
+    for shard in list(third.beat.recovering):
+        third.own(shard)
+
+    everything = dict.fromkeys(range(SHARDS), "host-3")
+    await come(coordinator, lambda: owners(coordinator) == everything)
+
+
+async def test_the_first_to_return_gets_everything(world: World, tmp_path: Path) -> None:
+    """With all hosts dead the shards wait, and go to whoever says hello first."""
+    coordinator = await started(world, tmp_path, hosts=2)
+
+    for name in ("host-1", "host-2"):
+        world.puppets[name].die()
+    await come(coordinator, lambda: owners(coordinator) == {})
+    await world.place(Kind.HOST, "host-2")
+
+    await come(coordinator, lambda: owners(coordinator) == dict.fromkeys(range(SHARDS), "host-2"))
+
+
+async def test_a_failed_shard_is_reported_and_left(world: World, tmp_path: Path) -> None:
+    """A shard whose journal fails its checks counts as settled, with its reason in the map."""
+    coordinator = await started(world, tmp_path, hosts=1)
+    host = world.puppets["host-1"]
+
+    del host.beat.owned[2]
+    host.beat.failed[2] = "record 1-5: a gap"
+    host.control.notice()
+
+    await come(coordinator, lambda: coordinator.map().failures == {2: "record 1-5: a gap"})
+    await come(coordinator, coordinator.is_ready)
+
+
+async def test_a_shard_that_a_live_host_lost_is_given_again(world: World, tmp_path: Path) -> None:
+    """A host that was fenced on one shard and lives gets, or loses, that shard only."""
+    coordinator = await started(world, tmp_path, hosts=1)
+    host = world.puppets["host-1"]
+
+    del host.beat.owned[1]
+    host.control.notice()
+
+    await come(coordinator, lambda: 1 not in owners(coordinator))
+    await come(coordinator, lambda: 1 in owners(coordinator))
+    assert 2 == host.beat.owned[1]
