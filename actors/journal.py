@@ -31,16 +31,15 @@ import asyncio
 import re
 from collections.abc import Callable, Mapping
 from random import random
-from typing import Any, Final, Literal, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import structlog
 
 from actors import redis_wire
+from actors.config import Fsync
 from actors.redis_wire import Connection, ConnectionLostError, ReplyError, Target, pack
 from engine import limits
 from engine.codec import START, Position
-
-Fsync = Literal["always", "everysec"]
 
 TIMEOUT_DEFAULT: Final = 2.0
 _BACKOFF_FIRST: Final = 0.05
@@ -72,7 +71,7 @@ class BusyError(JournalError):
     """Certainly not done; the same may be asked again, later."""
 
 
-class SettingsError(BusyError):
+class ServerSettingsError(BusyError):
     """The server's settings do not keep what the journal promises; nothing is sent to it."""
 
 
@@ -208,7 +207,7 @@ class RedisJournal:
     async def open(self, timeout: float = 10.0) -> None:
         """Connect, for up to `timeout` seconds, and from then on stay connected until `close`.
 
-        Raises SettingsError at once, and any other JournalError when the time is up.
+        Raises ServerSettingsError at once, and any other JournalError when the time is up.
         """
         assert self._keeper is None, "opened twice"
         loop = asyncio.get_running_loop()
@@ -216,7 +215,7 @@ class RedisJournal:
         attempts = 0
         while not await self._attempt():
             attempts += 1
-            if isinstance(self._trouble, SettingsError) or loop.time() > deadline:
+            if isinstance(self._trouble, ServerSettingsError) or loop.time() > deadline:
                 raise self._trouble
             await asyncio.sleep(self._backoff(attempts))
         self._keeper = loop.create_task(self._keep(), name="journal connection")
@@ -317,7 +316,9 @@ class RedisJournal:
                 while self._connection is None:
                     await self._changed.wait()
         except TimeoutError as error:
-            kind = SettingsError if isinstance(self._trouble, SettingsError) else BusyError
+            kind = (
+                ServerSettingsError if isinstance(self._trouble, ServerSettingsError) else BusyError
+            )
             raise kind(f"{self._target}: {self._trouble}") from error
         finally:
             self._waiting -= 1
@@ -383,7 +384,7 @@ class RedisJournal:
         replies = await asyncio.gather(*map(connection.send, commands))
         for reply in replies:
             if isinstance(reply, ReplyError):
-                kind = BusyError if str(reply).startswith("LOADING") else SettingsError
+                kind = BusyError if str(reply).startswith("LOADING") else ServerSettingsError
                 raise kind(f"{target}: {reply}")
         information = _information(replies[-2])
         if information.get("loading") == "1":
@@ -391,7 +392,7 @@ class RedisJournal:
         words = [word.decode() for word in replies[-1]]
         found = dict(zip(words[::2], words[1::2], strict=True))
         if wrong := wrong_settings(found, information, self._fsync):
-            raise SettingsError(f"{target} is not set up as a journal: {'; '.join(wrong)}")
+            raise ServerSettingsError(f"{target} is not set up as a journal: {'; '.join(wrong)}")
         return information["run_id"]
 
     def _on_lost(self, reason: str) -> None:
