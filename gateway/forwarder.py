@@ -1,0 +1,48 @@
+"""What stands behind a gateway's binary server: frames come apart, their answers together again.
+
+A frame is answered once its last command is, in the order of its commands, so clients do well to
+put commands of one shard into one frame. The commands were decoded and narrowed by the server.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+from actors.binary_server import Reply
+from engine.messages import Answer, GetStatistics, Request, Response, Statistics, Status
+from engine.scope import Scope
+from gateway.router import Router
+
+
+class Forwarder:
+    """A Handler that passes every command to a router, but for questions about the gateway."""
+
+    def __init__(self, router: Router, statistics: Callable[[], Statistics]) -> None:
+        self._router = router
+        self._statistics = statistics
+
+    def submit(self, request: Request, scope: Scope, reply: Reply) -> None:
+        commands = request.commands
+        frame = _Frame(request.request_id, len(commands), reply)
+        for index, command in enumerate(commands):
+            if isinstance(command, GetStatistics):
+                frame.put(index, Answer(Status.OK, self._statistics()))
+            else:
+                self._router.forward(command, request.deadline_ms, partial(frame.put, index))
+
+
+class _Frame:
+    """The answers of one frame, until there is one for each command."""
+
+    __slots__ = ("_answers", "_missing", "_reply", "_request_id")
+
+    def __init__(self, request_id: int, commands: int, reply: Reply) -> None:
+        self._request_id = request_id
+        self._reply = reply
+        self._missing = commands
+        self._answers = [Answer(Status.OUTCOME_UNKNOWN)] * commands
+
+    def put(self, index: int, answer: Answer) -> None:
+        self._answers[index] = answer
+        self._missing -= 1
+        if self._missing == 0:
+            self._reply(Response(self._request_id, self._answers))

@@ -1,0 +1,250 @@
+"""A lane: the commands of one gateway on their way to one shard, in order.
+
+    waiting ──take()──► in flight ──answered──► gone
+       ▲                   │ moved, not done, or lost and harmless to repeat
+       └────give_back()────┘
+
+What it guarantees: commands leave in the order in which they came, also when they are sent again.
+Once anything comes back, nothing more leaves until every flight has landed; then all goes out anew,
+sorted by number. So a shard never sees a later command before an earlier one that was returned.
+
+A flight whose shard has changed hands cannot hold up the lane for long: after a moment of grace it
+is *stranded*. What is harmless to repeat is taken from it and sent to the new owner; the rest stays
+with it until the old owner answers, its link is lost or the deadline comes.
+
+Nothing here does I/O or reads a clock: times are arguments, in seconds of the event loop.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from math import inf
+from operator import attrgetter
+from typing import Final
+
+import msgspec
+
+from engine import limits
+from engine.messages import (
+    Adjust,
+    Answer,
+    Cancel,
+    Command,
+    Count,
+    MoveLines,
+    Receive,
+    Restock,
+    Ship,
+    Transfer,
+)
+
+COMMAND_OVERHEAD_BYTES: Final = 64
+
+_NEEDS_KEY: Final = frozenset({Receive, Adjust, Count, Transfer, MoveLines})
+_NEEDS_KEY_WITH_LINES: Final = frozenset({Ship, Cancel, Restock})
+
+
+def is_repeatable(command: Command) -> bool:
+    """Whether a second sending has no second effect, if the first was perhaps applied."""
+    kind = type(command)
+    if kind in _NEEDS_KEY:
+        return getattr(command, "key", None) is not None
+    if kind in _NEEDS_KEY_WITH_LINES:
+        return getattr(command, "key", None) is not None or getattr(command, "lines", None) is None
+    return True
+
+
+class Ticket:
+    """One command on its way, and where its answer goes."""
+
+    __slots__ = (
+        "command",
+        "deadline",
+        "encoded",
+        "flight",
+        "hinted",
+        "number",
+        "reply",
+        "unsure",
+        "voucher",
+    )
+
+    def __init__(
+        self,
+        command: Command,
+        encoded: msgspec.Raw,
+        deadline: float,
+        reply: Callable[[Answer], None],
+    ) -> None:
+        self.command = command
+        self.encoded = encoded
+        self.deadline = deadline
+        self.reply = reply
+        self.number = 0
+        """Its place in the lane."""
+        self.flight: Flight | None = None
+        """What carries it now; an answer that any other flight brings is late."""
+        self.unsure = False
+        """Some sending of it was perhaps applied."""
+        self.hinted = False
+        """Its home was a guess: if it is unknown there, look elsewhere."""
+        self.voucher = -1
+        """The home that the caller, or the id itself, names; -1 = none."""
+
+
+class Flight:
+    """One frame that was sent."""
+
+    __slots__ = ("earliest", "latest", "tickets")
+
+    def __init__(self, tickets: list[Ticket], earliest: float, latest: float) -> None:
+        self.tickets = tickets
+        self.earliest = earliest
+        """When the first ticket that it still carries is due; inf = it carries none."""
+        self.latest = latest
+        """When the last one is due."""
+
+    def carried(self) -> list[Ticket]:
+        return [ticket for ticket in self.tickets if ticket.flight is self]
+
+    def drop(self, tickets: Iterable[Ticket]) -> None:
+        """Carry these no longer."""
+        for ticket in tickets:
+            ticket.flight = None
+        self.earliest = min((each.deadline for each in self.carried()), default=inf)
+
+
+class Lane:
+    """One shard's; or one host's, for what concerns all of its shards (then `shard` is -1)."""
+
+    __slots__ = (
+        "_next_number",
+        "address",
+        "delay",
+        "draining",
+        "earliest",
+        "epoch",
+        "flights",
+        "resume_at",
+        "scheduled",
+        "shard",
+        "strand_at",
+        "stranded",
+        "waiting",
+    )
+
+    def __init__(self, shard: int, address: str | None = None) -> None:
+        self.shard = shard
+        self.address = address
+        """The owner's; None = nobody is known to own it."""
+        self.epoch = 0
+        self.waiting: deque[Ticket] = deque()
+        self.flights: list[Flight] = []
+        self.stranded: list[Flight] = []
+        self.draining = False
+        """Something came back: wait for the rest."""
+        self.resume_at = 0.0
+        """Send nothing before; the pause after a refusal."""
+        self.delay = 0.0
+        """The last such pause."""
+        self.strand_at = inf
+        """When flights to a former owner are given up."""
+        self.earliest = inf
+        """No waiting ticket is due before."""
+        self.scheduled = False
+        """The router is going to look at this lane in this turn of the event loop."""
+        self._next_number = 0
+
+    @property
+    def idle(self) -> bool:
+        return not (self.waiting or self.flights or self.stranded)
+
+    def push(self, ticket: Ticket) -> None:
+        """Put a new ticket at the end."""
+        ticket.number = self._next_number
+        self._next_number += 1
+        self.waiting.append(ticket)
+        if ticket.deadline < self.earliest:
+            self.earliest = ticket.deadline
+
+    def take(self, now: float) -> Flight | None:
+        """The next flight, if one may leave now."""
+        waiting = self.waiting
+        if not waiting or self.draining or now < self.resume_at:
+            return None
+        if len(self.flights) >= limits.FLIGHTS_PER_SHARD_MAX:
+            return None
+        flight = Flight([], inf, 0.0)
+        tickets, room = flight.tickets, limits.FLIGHT_BYTES_MAX
+        while waiting and len(tickets) < limits.BATCH_COMMANDS_MAX:
+            ticket = waiting[0]
+            room -= len(ticket.encoded)
+            if room < 0 and tickets:
+                break
+            waiting.popleft()
+            ticket.flight = flight
+            tickets.append(ticket)
+            flight.earliest = min(flight.earliest, ticket.deadline)
+            flight.latest = max(flight.latest, ticket.deadline)
+        self.flights.append(flight)
+        return flight
+
+    def land(self, flight: Flight) -> None:
+        """`flight` was answered, or lost."""
+        if flight in self.flights:
+            self.flights.remove(flight)
+            if not self.flights:
+                self.draining = False
+                self.strand_at = inf
+        elif flight in self.stranded:
+            self.stranded.remove(flight)
+
+    def give_back(self, tickets: list[Ticket], resume_at: float) -> None:
+        """Put these back in their places; send nothing before `resume_at`."""
+        for ticket in tickets:
+            ticket.flight = None
+            self.earliest = min(self.earliest, ticket.deadline)
+        self.waiting = deque(sorted((*tickets, *self.waiting), key=attrgetter("number")))
+        self.resume_at = max(self.resume_at, resume_at)
+        self.draining = bool(self.flights)
+
+    def assign(self, epoch: int, address: str | None, strand_at: float) -> None:
+        """The shard has a new owner. Flights to the former one have until `strand_at` to land."""
+        self.epoch = epoch
+        self.resume_at = self.delay = 0.0
+        if address == self.address:
+            return
+        self.address = address
+        if self.flights:
+            self.draining = True
+            self.strand_at = min(self.strand_at, strand_at)
+
+    def strand(self) -> None:
+        """Give up on the flights to a former owner, and take from them what may be repeated."""
+        repeated = []
+        for flight in self.flights:
+            again = [ticket for ticket in flight.carried() if is_repeatable(ticket.command)]
+            flight.drop(again)
+            repeated += again
+        self.stranded += self.flights
+        self.flights.clear()
+        self.strand_at = inf
+        for ticket in repeated:
+            ticket.unsure = True
+        self.give_back(repeated, 0.0)
+
+    def expire(self, now: float) -> list[Ticket]:
+        """Take out every ticket whose deadline has come; `unsure` tells what to answer."""
+        expired: list[Ticket] = []
+        for flight in (*self.flights, *self.stranded):
+            if flight.earliest <= now:
+                due = [ticket for ticket in flight.carried() if ticket.deadline <= now]
+                flight.drop(due)
+                for ticket in due:
+                    ticket.unsure = True
+                expired += due
+        self.stranded = [flight for flight in self.stranded if flight.earliest < inf]
+        if self.earliest <= now:
+            expired += (ticket for ticket in self.waiting if ticket.deadline <= now)
+            self.waiting = deque(ticket for ticket in self.waiting if ticket.deadline > now)
+            self.earliest = min((ticket.deadline for ticket in self.waiting), default=inf)
+        return expired

@@ -1,0 +1,550 @@
+"""The router of a gateway: a command goes in, its answer comes out, and nobody waits in between.
+
+    submit ──► lane of its shard ──frames──► link to the owner ──► answer
+                 ▲                              │
+                 └── moved, not done, lost ─────┘          home unknown ──► search ──► lane
+
+What it guarantees: `reply` is called exactly once per command, at its deadline at the latest: with
+the shard's answer; with NOT_DONE if the command certainly was not applied; with OUTCOME_UNKNOWN if
+it perhaps was. A command is sent a second time only if the first certainly did nothing or if a
+repetition has no second effect (`gateway.lane.is_repeatable`), and never out of order in its shard.
+
+Batches form by themselves: what comes in one turn of the event loop leaves in one frame per shard,
+and while a shard has FLIGHTS_PER_SHARD_MAX frames, what comes gathers for the next. No linger
+timer, no Task or Future per command, one sweep for all deadlines.
+
+A reservation is looked for where the caller says, where it was last seen, where its id says, and
+then everywhere (`gateway.search`). Releasing an id that exists nowhere leaves a tombstone at the
+home that the caller or the id vouches for, so that a reserve which is still under way cannot leak.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from functools import partial
+from math import ceil, inf
+from typing import Final, NamedTuple
+
+import msgspec
+import structlog
+
+from engine import limits
+from engine.codec import START, Position
+from engine.messages import (
+    UNKNOWN_HOME,
+    Adjust,
+    Answer,
+    Audit,
+    Cancel,
+    Command,
+    Commit,
+    Count,
+    Detail,
+    Extend,
+    Find,
+    GetAvailability,
+    GetChannel,
+    GetReservation,
+    GetStock,
+    Head,
+    Homes,
+    ListShortfalls,
+    MovedTo,
+    MoveLines,
+    Receive,
+    Release,
+    ReservationCommand,
+    ReservationView,
+    Reserve,
+    Response,
+    Restock,
+    SetChannel,
+    SetStock,
+    Ship,
+    Status,
+    Transfer,
+)
+from engine.placement import home_of, shard_of
+from gateway.homes import HomeMemory, home_in
+from gateway.lane import Flight, Lane, Ticket, is_repeatable
+from gateway.link import Link
+from gateway.search import Search, Verdict
+
+SWEEP_SECONDS: Final = 0.01
+STRAND_SECONDS: Final = 0.25
+"""What a former owner gets to answer what it still has."""
+RESET_SECONDS: Final = 5.0
+"""A frame unanswered for so long after its deadline: the link is broken, whatever it says."""
+RETIRE_SECONDS: Final = 5.0
+"""What the link to a host without shards gets to bring its last answers."""
+PAUSE_SECONDS_MIN: Final = 0.005
+PAUSE_SECONDS_MAX: Final = 0.2
+SEARCH_PAUSE_SECONDS: Final = 0.05
+
+ABOUT_RESERVATION: Final = (
+    Commit,
+    Release,
+    Extend,
+    Ship,
+    Cancel,
+    Restock,
+    MoveLines,
+    GetReservation,
+)
+_ABOUT_SKU: Final = (
+    GetStock,
+    GetAvailability,
+    Receive,
+    Adjust,
+    Count,
+    Transfer,
+    SetStock,
+)
+_ABOUT_SHARD: Final = (SetChannel, GetChannel, ListShortfalls, Audit)
+_SHED_LAST: Final = frozenset({Commit, Release, Extend, Ship, Cancel})
+_COMES_BACK: Final = frozenset(
+    {Status.MOVED, Status.NOT_DONE, Status.OUTCOME_UNKNOWN, Status.UNKNOWN_RESERVATION}
+)
+"""Statuses that are perhaps not the last word."""
+_FRAME_ROOM: Final = limits.FRAME_BYTES_MAX - 64
+
+Reply = Callable[[Answer], None]
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_check: Final = msgspec.msgpack.Decoder(Command).decode
+_log = structlog.get_logger(__name__)
+
+
+class RouterStatistics(NamedTuple):
+    """Since the router was made, but for `in_flight`, `waiting` and `links_up`: now."""
+
+    in_flight: int
+    waiting: int
+    links_up: int
+    map_version: int
+    answers: dict[Status, int]
+    frames: int
+    commands_sent: int
+    resends: int
+    searches: int
+    shed: int
+    homes_remembered: int
+
+
+class Router:
+    """From commands to the hosts that own their shards. Lives on one event loop."""
+
+    def __init__(self, shards: int, key: str | None = None) -> None:
+        self.shards = shards
+        self.heads: dict[int, Position] = {}
+        """The highest acknowledged position that was seen of each shard."""
+        self.map_version = -1
+        self._key = key
+        self._lanes = [Lane(shard) for shard in range(shards)]
+        self._hosts: dict[str, Lane] = {}
+        self._links: dict[str, Link] = {}
+        self._homes = HomeMemory()
+        self._loop = asyncio.get_running_loop()
+        self._scheduled: list[Lane] = []
+        self._busy: set[Lane] = set()
+        self._closed = False
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._searching: set[Ticket] = set()
+        self._in_flight = self._in_flight_bytes = 0
+        self._answers = dict.fromkeys(Status, 0)
+        self._frames = self._commands_sent = self._resends = self._searches = self._shed = 0
+
+    # --- what callers use --------------------------------------------------------------------
+
+    def submit(self, command: Command, deadline_ms: int, reply: Reply) -> None:
+        """Answer `command` within `deadline_ms`; it belongs to the router from here on."""
+        try:
+            _check(_encode(command))
+        except (msgspec.MsgspecError, TypeError, ValueError, OverflowError) as error:
+            self._answers[Status.INVALID] += 1
+            reply(_invalid(str(error)))
+            return
+        self.forward(command, deadline_ms, reply)
+
+    def forward(self, command: Command, deadline_ms: int, reply: Reply) -> None:
+        """submit(), for a command that was decoded from the wire, and so is known to be valid."""
+        if self._is_full_for(command):
+            self._shed += 1
+            self._answers[Status.OVERLOADED] += 1
+            reply(Answer(Status.OVERLOADED))
+        elif isinstance(command, Reserve):
+            ticket = self._ticket(command, deadline_ms, reply)
+            self._enter(home_of([line.sku for line in command.lines], self.shards), ticket)
+        elif isinstance(command, ABOUT_RESERVATION):
+            self._forward_to_home(command, deadline_ms, reply)
+        elif isinstance(command, _ABOUT_SKU):
+            ticket = self._ticket(command, deadline_ms, reply)
+            self._enter(shard_of(command.sku, self.shards), ticket)
+        elif isinstance(command, Find):
+            self._search(self._ticket(command, deadline_ms, reply))
+        elif isinstance(command, _ABOUT_SHARD) and 0 <= command.shard < self.shards:
+            self._enter(command.shard, self._ticket(command, deadline_ms, reply))
+        else:
+            self._answers[Status.INVALID] += 1
+            reply(_invalid("no shard answers this"))
+
+    async def ask(self, command: Command, deadline_ms: int = limits.DEADLINE_MS_DEFAULT) -> Answer:
+        """submit(), for who would rather wait."""
+        future: asyncio.Future[Answer] = self._loop.create_future()
+        self.submit(command, deadline_ms, partial(_resolve, future))
+        return await future
+
+    async def ask_all(
+        self, make: Callable[[int], Command], deadline_ms: int = limits.DEADLINE_MS_DEFAULT
+    ) -> dict[int, Answer]:
+        """The answers of all shards, each to a command of its own."""
+        asked = [self.ask(make(shard), deadline_ms) for shard in range(self.shards)]
+        return dict(enumerate(await asyncio.gather(*asked)))
+
+    async def ask_hosts(
+        self, make: Callable[[], Command], deadline_ms: int = limits.DEADLINE_MS_DEFAULT
+    ) -> dict[str, Answer]:
+        """The answers of all hosts, by address, to what concerns the whole process."""
+        futures: dict[str, asyncio.Future[Answer]] = {}
+        for address, lane in self._hosts.items():
+            futures[address] = future = self._loop.create_future()
+            self._push(lane, self._ticket(make(), deadline_ms, partial(_resolve, future)))
+        return {address: await future for address, future in futures.items()}
+
+    def update_map(self, version: int, shards: Mapping[int, tuple[int, str]]) -> None:
+        """Shard → (epoch, its owner's address); missing = no owner. An older map is ignored."""
+        if version <= self.map_version:
+            return
+        self.map_version = version
+        for shard, lane in enumerate(self._lanes):
+            epoch, address = shards.get(shard, (lane.epoch, None))
+            if epoch >= lane.epoch:
+                self._assign(lane, epoch, address)
+        self._settle_links()
+
+    def owners(self) -> dict[int, tuple[int, str | None]]:
+        """Shard → (epoch, address of the owner, or None), as far as is known here."""
+        return {lane.shard: (lane.epoch, lane.address) for lane in self._lanes}
+
+    def statistics(self) -> RouterStatistics:
+        """The counters as they stand."""
+        lanes = (*self._lanes, *self._hosts.values())
+        return RouterStatistics(
+            in_flight=self._in_flight,
+            waiting=sum(len(lane.waiting) for lane in lanes),
+            links_up=sum(link.up for link in self._links.values()),
+            map_version=self.map_version,
+            answers={status: count for status, count in self._answers.items() if count},
+            frames=self._frames,
+            commands_sent=self._commands_sent,
+            resends=self._resends,
+            searches=self._searches,
+            shed=self._shed,
+            homes_remembered=len(self._homes),
+        )
+
+    async def close(self) -> None:
+        """Answer whatever is still here, and close the links."""
+        self._closed = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for lane in (*self._lanes, *self._hosts.values()):
+            self._expire(lane, inf)
+        while self._searching:
+            self._give_up(self._searching.pop())
+        for link in list(self._links.values()):
+            await link.close()
+        self._links.clear()
+
+    # --- in and out --------------------------------------------------------------------------
+
+    def _ticket(self, command: Command, deadline_ms: int, reply: Reply) -> Ticket:
+        encoded = msgspec.Raw(_encode(command))
+        self._in_flight += 1
+        self._in_flight_bytes += len(encoded)
+        seconds = min(deadline_ms, limits.DEADLINE_MS_MAX) / 1_000
+        return Ticket(command, encoded, self._loop.time() + seconds, reply)
+
+    def _enter(self, shard: int, ticket: Ticket) -> None:
+        """Let a new command into its lane, unless too much waits there already."""
+        lane = self._lanes[shard]
+        if len(ticket.encoded) > _FRAME_ROOM:
+            self._finish(ticket, _invalid("larger than a frame"))
+        elif (
+            len(lane.waiting) >= limits.GATEWAY_WAITING_PER_SHARD_MAX
+            and type(ticket.command) not in _SHED_LAST
+        ):
+            self._shed += 1
+            self._finish(ticket, Answer(Status.OVERLOADED))
+        else:
+            self._push(lane, ticket)
+
+    def _is_full_for(self, command: Command) -> bool:
+        """Whether there is too much of everything already to take on `command`."""
+        if self._in_flight_bytes > limits.GATEWAY_IN_FLIGHT_BYTES_MAX or self._closed:
+            return True
+        if self._in_flight < limits.GATEWAY_IN_FLIGHT_SHED_RESERVES:
+            return False
+        return self._in_flight >= limits.GATEWAY_IN_FLIGHT_MAX or type(command) not in _SHED_LAST
+
+    def _push(self, lane: Lane, ticket: Ticket) -> None:
+        lane.push(ticket)
+        self._schedule(lane)
+
+    def _finish(self, ticket: Ticket, answer: Answer) -> None:
+        """The last word on a command."""
+        ticket.flight = None
+        self._in_flight -= 1
+        self._in_flight_bytes -= len(ticket.encoded)
+        if type(ticket.command) is not Find:  # most of those are our own
+            self._answers[answer.status] += 1
+        try:
+            ticket.reply(answer)
+        except Exception:  # one caller's mistake must not cost the others their answers
+            _log.exception("reply_failed", command=type(ticket.command).__name__)
+
+    def _give_up(self, ticket: Ticket) -> None:
+        status = Status.OUTCOME_UNKNOWN if ticket.unsure else Status.NOT_DONE
+        self._finish(ticket, Answer(status))
+
+    # --- lanes and links ---------------------------------------------------------------------
+
+    def _schedule(self, lane: Lane) -> None:
+        """Look at `lane` at the end of this turn of the event loop."""
+        if lane.scheduled:
+            return
+        lane.scheduled = True
+        if not self._scheduled:
+            self._loop.call_soon(self._pump_scheduled)
+        self._scheduled.append(lane)
+        self._busy.add(lane)
+        if self._sweeper is None:
+            self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
+
+    def _pump_scheduled(self) -> None:
+        scheduled, self._scheduled = self._scheduled, []
+        now = self._loop.time()
+        for lane in scheduled:
+            lane.scheduled = False
+            self._pump(lane, now)
+
+    def _pump(self, lane: Lane, now: float) -> None:
+        """Send what may leave."""
+        link = self._links.get(lane.address) if lane.address is not None else None
+        while link is not None and link.up and (flight := lane.take(now)) is not None:
+            self._frames += 1
+            self._commands_sent += len(flight.tickets)
+            deadline_ms = min(max(1, ceil((flight.latest - now) * 1_000)), limits.DEADLINE_MS_MAX)
+            encoded = [ticket.encoded for ticket in flight.tickets]
+            link.send(encoded, deadline_ms, partial(self._landed, lane, flight))
+
+    def _sweep(self) -> None:
+        """Look after deadlines, pauses and former owners."""
+        now = self._loop.time()
+        for lane in list(self._busy):
+            self._expire(lane, now)
+            if lane.strand_at <= now:
+                self._resends += len(lane.flights)
+                lane.strand()
+            if any(flight.latest + RESET_SECONDS < now for flight in lane.flights):
+                self._reset(lane)
+            self._pump(lane, now)
+            if lane.idle:
+                self._busy.discard(lane)
+        self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep) if self._busy else None
+
+    def _expire(self, lane: Lane, now: float) -> None:
+        for ticket in lane.expire(now):
+            self._give_up(ticket)
+
+    def _reset(self, lane: Lane) -> None:
+        link = self._links.get(lane.address) if lane.address is not None else None
+        if link is not None:
+            _log.error("host_silent", address=lane.address, shard=lane.shard)
+            link.reset()
+
+    def _assign(self, lane: Lane, epoch: int, address: str | None) -> None:
+        lane.assign(epoch, address, self._loop.time() + STRAND_SECONDS)
+        self._schedule(lane)
+
+    def _settle_links(self) -> None:
+        """One link and one lane for each host that owns anything; no others."""
+        wanted = {lane.address for lane in self._lanes if lane.address is not None}
+        for address in wanted - self._links.keys():
+            self._links[address] = link = Link(address, self._key, self._on_link_change)
+            self._hosts[address] = Lane(-1, address)
+            link.start()
+        for address in self._links.keys() - wanted:
+            self._loop.call_later(RETIRE_SECONDS, self._links.pop(address).stop)
+            lane = self._hosts.pop(address)
+            lane.address = None
+            self._expire(lane, inf)
+
+    def _on_link_change(self, link: Link) -> None:
+        if link.up:
+            for lane in (*self._lanes, *self._hosts.values()):
+                if lane.address == link.address and not lane.idle:
+                    self._schedule(lane)
+
+    # --- answers -----------------------------------------------------------------------------
+
+    def _landed(self, lane: Lane, flight: Flight, response: Response | None) -> None:
+        """A flight was answered, or, without a response, lost."""
+        lane.land(flight)
+        if response is not None and len(response.answers) == len(flight.tickets):
+            returned = self._hear(lane, flight, response.answers)
+            self._note(response.heads)
+            if not returned:
+                lane.delay = 0.0
+        else:
+            returned = self._lose(flight)
+        if returned:
+            self._return(lane, returned)
+        if lane.waiting:
+            self._schedule(lane)
+
+    def _hear(self, lane: Lane, flight: Flight, answers: list[Answer]) -> list[Ticket]:
+        """Pass the answers on; the tickets that must go again."""
+        returned = []
+        for ticket, answer in zip(flight.tickets, answers, strict=True):
+            if ticket.flight is not flight:
+                continue
+            if answer.status in _COMES_BACK and self._comes_back(lane, ticket, answer):
+                if ticket.flight is flight:
+                    returned.append(ticket)
+                continue
+            if type(answer.body) is ReservationView:
+                self._homes.learn(answer.body.reservation_id, answer.body.home)
+            self._finish(ticket, answer)
+        return returned
+
+    def _comes_back(self, lane: Lane, ticket: Ticket, answer: Answer) -> bool:
+        """Whether this answer is not the last word; a search takes its ticket along."""
+        if answer.status is Status.UNKNOWN_RESERVATION:
+            if ticket.hinted:
+                ticket.flight = None
+                self._search(ticket)
+            return ticket.hinted
+        if answer.status is Status.OUTCOME_UNKNOWN:
+            ticket.unsure = True
+            return is_repeatable(ticket.command)
+        if isinstance(answer.body, MovedTo) and answer.body.epoch > lane.epoch:
+            self._assign(lane, answer.body.epoch, answer.body.address or None)
+            self._settle_links()
+        return True
+
+    def _lose(self, flight: Flight) -> list[Ticket]:
+        """The tickets of a lost flight that may go again; the others get their answer."""
+        returned = []
+        for ticket in flight.carried():
+            ticket.unsure = True
+            if is_repeatable(ticket.command):
+                returned.append(ticket)
+            else:
+                self._give_up(ticket)
+        return returned
+
+    def _return(self, lane: Lane, tickets: list[Ticket]) -> None:
+        if lane.shard < 0 and lane.address is None:  # a host that is gone
+            for ticket in tickets:
+                self._give_up(ticket)
+            return
+        self._resends += len(tickets)
+        lane.delay = min(max(2 * lane.delay, PAUSE_SECONDS_MIN), PAUSE_SECONDS_MAX)
+        lane.give_back(tickets, self._loop.time() + lane.delay)
+        self._schedule(lane)
+
+    def _note(self, heads: list[Head]) -> None:
+        for head in heads:
+            position = Position(head.epoch, head.sequence)
+            if position > self.heads.get(head.shard, START):
+                self.heads[head.shard] = position
+
+    # --- reservations ------------------------------------------------------------------------
+
+    def _forward_to_home(self, command: ReservationCommand, deadline_ms: int, reply: Reply) -> None:
+        reservation_id = command.reservation_id
+        voucher = self._valid(command.home)
+        if voucher == UNKNOWN_HOME:
+            voucher = self._valid(home_in(reservation_id))
+            home = self._homes.recall(reservation_id)
+            command.home = home if home != UNKNOWN_HOME else voucher
+        if isinstance(command, Release):
+            command.bury = False
+        ticket = self._ticket(command, deadline_ms, reply)
+        ticket.voucher = voucher
+        if command.home == UNKNOWN_HOME:
+            self._search(ticket)
+        else:
+            ticket.hinted = True
+            self._enter(command.home, ticket)
+
+    def _valid(self, home: int) -> int:
+        return home if home < self.shards else UNKNOWN_HOME
+
+    def _search(self, ticket: Ticket) -> None:
+        """Ask every host who knows the reservation."""
+        command = ticket.command
+        if self._closed:
+            return  # close() has answered it
+        assert isinstance(command, (Find, *ABOUT_RESERVATION))
+        ticket.hinted = False
+        self._searches += 1
+        self._searching.add(ticket)
+        if not self._hosts:
+            self._search_again(ticket)
+            return
+        search = Search(len(self._hosts), partial(self._searched, ticket))
+        deadline_ms = max(1, ceil((ticket.deadline - self._loop.time()) * 1_000))
+        for lane in list(self._hosts.values()):
+            find = Find(command.reservation_id, command.scope)
+            self._push(lane, self._ticket(find, deadline_ms, search.hear))
+
+    def _searched(self, ticket: Ticket, search: Search) -> None:
+        """Every host has answered, or will not."""
+        self._searching.discard(ticket)
+        verdict = search.verdict(self.shards)
+        if verdict is Verdict.UNKNOWN:
+            self._search_again(ticket)
+        elif isinstance(ticket.command, Find):
+            found = Homes(sorted(search.homes), sorted(search.asked))
+            self._finish(ticket, Answer(Status.OK, found))
+        elif verdict is Verdict.FOUND:
+            self._send_home(ticket, search.homes.pop())
+        elif verdict is Verdict.AMBIGUOUS:
+            self._finish(ticket, Answer(Status.AMBIGUOUS_RESERVATION))
+        elif isinstance(ticket.command, Release) and ticket.voucher != UNKNOWN_HOME:
+            ticket.command.bury = True
+            self._send_home(ticket, ticket.voucher)
+        else:
+            self._finish(ticket, Answer(Status.UNKNOWN_RESERVATION))
+
+    def _search_again(self, ticket: Ticket) -> None:
+        """Some shard was not heard from; while there is time, it may yet be."""
+        if self._closed or self._loop.time() + SEARCH_PAUSE_SECONDS >= ticket.deadline:
+            self._searching.discard(ticket)
+            self._give_up(ticket)
+        else:
+            self._searching.add(ticket)
+            self._loop.call_later(SEARCH_PAUSE_SECONDS, self._search, ticket)
+
+    def _send_home(self, ticket: Ticket, home: int) -> None:
+        """Send a command that was searched for to `home`, whose answer is the last word."""
+        command = ticket.command
+        assert isinstance(command, ABOUT_RESERVATION)
+        if self._closed or home >= self.shards:
+            self._give_up(ticket)
+            return
+        command.home = home
+        self._in_flight_bytes -= len(ticket.encoded)
+        ticket.encoded = msgspec.Raw(_encode(command))
+        self._in_flight_bytes += len(ticket.encoded)
+        self._push(self._lanes[home], ticket)
+
+
+def _invalid(why: str) -> Answer:
+    return Answer(Status.INVALID, Detail(why[: limits.TEXT_CHARS_MAX]))
+
+
+def _resolve(future: asyncio.Future[Answer], answer: Answer) -> None:
+    if not future.done():  # whoever asked may have been cancelled
+        future.set_result(answer)

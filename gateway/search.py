@@ -1,0 +1,51 @@
+"""A search for a reservation whose home nobody knows: every host is asked about all of its shards.
+
+    one shard knows it                        → that is its home
+    none, and every shard was asked           → there is no such reservation
+    two or more                               → the id names two reservations; which, we cannot say
+    none, and some shard was not heard from   → not known yet; ask again, or say so
+
+One hit counts even while another shard is silent: two homes need a caller who uses one id for two
+different requests, and one broken shard must not take the commits of all the others with it.
+"""
+
+from collections.abc import Callable
+from enum import Enum
+
+from engine.messages import Answer, Homes, Status
+
+
+class Verdict(Enum):
+    FOUND = "found"
+    ABSENT = "absent"
+    AMBIGUOUS = "ambiguous"
+    UNKNOWN = "unknown"
+
+
+class Search:
+    """Collects the answers of `hosts` hosts, then calls `done` with itself."""
+
+    __slots__ = ("_awaited", "_done", "asked", "homes")
+
+    def __init__(self, hosts: int, done: Callable[["Search"], None]) -> None:
+        self.homes: set[int] = set()
+        self.asked: set[int] = set()
+        self._awaited = hosts
+        self._done = done
+
+    def hear(self, answer: Answer) -> None:
+        """One host has answered, or will not."""
+        if answer.status is Status.OK and isinstance(answer.body, Homes):
+            self.homes.update(answer.body.shards)
+            self.asked.update(answer.body.asked)
+        self._awaited -= 1
+        if self._awaited == 0:
+            self._done(self)
+
+    def verdict(self, shards: int) -> Verdict:
+        """What follows, in an installation of so many shards."""
+        if len(self.homes) > 1:
+            return Verdict.AMBIGUOUS
+        if self.homes:
+            return Verdict.FOUND
+        return Verdict.ABSENT if self.asked.issuperset(range(shards)) else Verdict.UNKNOWN
