@@ -197,7 +197,8 @@ class RedisJournal:
         self._changed = asyncio.Event()
         """Set when the connection comes or goes; replaced by whoever sets it."""
         self._keeper: asyncio.Task[None] | None = None
-        self._trouble = JournalError("the journal is not open")
+        self.trouble: JournalError | None = JournalError("the journal is not open")
+        """Why nothing can be asked now; None while there is a connection that serves."""
         self._keys: dict[int, bytes] = {}
         self._waiting = 0
         self.run_id = ""
@@ -215,8 +216,10 @@ class RedisJournal:
         attempts = 0
         while not await self._attempt():
             attempts += 1
-            if isinstance(self._trouble, ServerSettingsError) or loop.time() > deadline:
-                raise self._trouble
+            if self.trouble is not None and (
+                isinstance(self.trouble, ServerSettingsError) or loop.time() > deadline
+            ):
+                raise self.trouble
             await asyncio.sleep(self._backoff(attempts))
         self._keeper = loop.create_task(self._keep(), name="journal connection")
 
@@ -228,7 +231,7 @@ class RedisJournal:
             await asyncio.wait([keeper])
         if self._connection is not None:
             self._connection.drop("the journal is closed")
-        self._trouble = JournalError("the journal is closed")
+        self.trouble = JournalError("the journal is closed")
 
     # The journal's five methods.
 
@@ -290,12 +293,14 @@ class RedisJournal:
 
     async def _ask(self, command: bytes, *, moves: bool = True) -> Any:
         """The server's reply, or the error that it amounts to. `moves`: to a new run_id as well."""
-        connection = self._connection or await self._connected(self.run_id, moves)
+        connection = self._connection
+        if connection is None:
+            connection = await self._connected(self.run_id, moves)
         if (
-            len(connection) >= limits.JOURNAL_IN_FLIGHT_MAX
+            connection.in_flight >= limits.JOURNAL_IN_FLIGHT_MAX
             or connection.bytes_in_flight >= limits.JOURNAL_IN_FLIGHT_BYTES_MAX
         ):
-            raise BusyError(f"{len(connection)} operations are in flight already")
+            raise BusyError(f"{connection.in_flight} operations are in flight already")
         try:
             reply = await connection.send(command)
         except ConnectionLostError as error:
@@ -309,7 +314,7 @@ class RedisJournal:
     async def _connected(self, run_id: str, moves: bool) -> Connection:
         """The connection, once there is one. Raises BusyError if there is none in time."""
         if self._keeper is None or self._waiting >= limits.JOURNAL_IN_FLIGHT_MAX:
-            raise BusyError(f"{self._target}: {self._trouble}")
+            raise BusyError(f"{self._target}: {self.trouble}")
         self._waiting += 1
         try:
             async with asyncio.timeout(self._timeout):
@@ -317,9 +322,9 @@ class RedisJournal:
                     await self._changed.wait()
         except TimeoutError as error:
             kind = (
-                ServerSettingsError if isinstance(self._trouble, ServerSettingsError) else BusyError
+                ServerSettingsError if isinstance(self.trouble, ServerSettingsError) else BusyError
             )
-            raise kind(f"{self._target}: {self._trouble}") from error
+            raise kind(f"{self._target}: {self.trouble}") from error
         finally:
             self._waiting -= 1
         if self.run_id != run_id and not moves:
@@ -369,6 +374,7 @@ class RedisJournal:
     def _serve(self, connection: Connection, run_id: str) -> None:
         self._connection, self.run_id = connection, run_id
         self.connections += 1
+        self.trouble = None
         self._announce()
         _log.info("journal connected", server=str(self._target), run_id=run_id)
 
@@ -407,9 +413,9 @@ class RedisJournal:
         self._changed = asyncio.Event()
 
     def _refuse(self, trouble: JournalError) -> None:
-        if self._keeper is not None and str(trouble) != str(self._trouble):
+        if self._keeper is not None and str(trouble) != str(self.trouble):
             _log.warning("journal unavailable", server=str(self._target), reason=str(trouble))
-        self._trouble = trouble
+        self.trouble = trouble
 
 
 _APPEND: Final = (

@@ -406,12 +406,12 @@ async def _answers(path: Path) -> bool:
 
 async def _end(process: asyncio.subprocess.Process, grace_seconds: float) -> None:
     """SIGTERM, then SIGKILL; reaped."""
-    if process.returncode is not None:
-        return
-    process.terminate()
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
     try:
         async with asyncio.timeout(grace_seconds):
             await process.wait()
     except TimeoutError:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
         await process.wait()

@@ -133,8 +133,9 @@ class Connection(asyncio.Protocol):
         self.lost: str | None = None
         """Why the connection ended; None while it is open."""
 
-    def __len__(self) -> int:
-        """How many commands are in flight."""
+    @property
+    def in_flight(self) -> int:
+        """How many commands wait for their reply."""
         return len(self._waiting)
 
     def send(self, command: bytes) -> asyncio.Future[Any]:
