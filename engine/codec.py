@@ -13,6 +13,7 @@ Redis ids are `<epoch>-<sequence>`; those in the record must agree with the stre
 """
 
 import struct
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 from zlib import crc32
 
@@ -60,15 +61,23 @@ class CorruptRecordError(Exception):
     """The bytes are not the record that was written: the shard must not be served."""
 
 
+def encode_event(event: Event) -> bytes:
+    """One event as it stands in a record."""
+    return _encode(event)
+
+
 def encode_record(
     shard: int,
     position: Position,
     stamp: int,
     previous: int,
     snapshot: Position,
-    events: list[Event],
+    events: Sequence[Event | msgspec.Raw],
 ) -> tuple[bytes, int]:
-    """The record and its checksum, which is the next record's `previous`."""
+    """The record and its checksum, which is the next record's `previous`.
+
+    Events may come encoded already (`encode_event`).
+    """
     head = _HEADER.pack(FORMAT, shard, *position, stamp, previous, *snapshot)
     body = head + _encode(events)
     checksum = crc32(body)

@@ -51,6 +51,9 @@ HANDSHAKE_SECONDS_MAX: Final = 5
 STALLED_SECONDS_MAX: Final = 30
 """A peer that stops in the middle of a frame, or that takes no answers, is given up then."""
 
+STATUSES_MAX: Final = 64
+"""Numbers of statuses are below this."""
+
 # --- batches and queues ----------------------------------------------------------------------
 
 BATCH_COMMANDS_MAX: Final = 1_024
@@ -95,6 +98,14 @@ REMEMBERED_MAX: Final = 8_000_000
 SNAPSHOT_CHUNK_BYTES_MAX: Final = 1 << 20
 SNAPSHOT_SLICE_ENTRIES_MAX: Final = 4_096
 TRIM_ENTRIES_MAX: Final = 500
+SNAPSHOT_AFTER_BYTES: Final = 64 << 20
+"""Journal of one shard since its last snapshot after which the next is taken…"""
+SNAPSHOT_AFTER_EVENTS: Final = 200_000
+"""…or as many events, but no fewer than there are entries to write down again."""
+MEMORY_SNAPSHOT: Final = 0.6
+"""Share of the server's memory at which snapshots, and so trimming, start in any case…"""
+MEMORY_REFUSE: Final = 0.8
+"""…and at which new reserves are refused."""
 
 # --- time, in microseconds -------------------------------------------------------------------
 
@@ -105,6 +116,13 @@ RETURNS_WINDOW_US: Final = 90 * 86_400 * SECOND_US
 """How long a shipped reservation is remembered, so that what comes back can be restocked."""
 KEYS_WINDOW_US: Final = 86_400 * SECOND_US
 """How long the key of a movement is remembered."""
+PROVE_SECONDS: Final = 1.0
+"""An idle owner asks the journal this often whether the shard is still its own."""
+TICK_SECONDS: Final = 0.05
+"""How often a host looks for deadlines that have passed."""
+MARK_SECONDS: Final = 1.0
+STOP_SECONDS_MAX: Final = 10.0
+"""What a host that is told to stop gives its shards to finish."""
 GRACE_US: Final = 5 * SECOND_US
 """Deadlines that fall before `opened + grace` move there: downtime is not the shopper's fault."""
 

@@ -52,10 +52,12 @@ from engine.messages import (
     Expired,
     Extend,
     Extended,
+    Find,
     GetAvailability,
     GetChannel,
     GetReservation,
     GetStock,
+    Homes,
     Line,
     LineRequest,
     LinesMoved,
@@ -131,6 +133,7 @@ class Shard:
             Restock: self._restock,
             MoveLines: self._move_lines,
             GetReservation: self._get_reservation,
+            Find: self._find,
             Receive: self._receive,
             Adjust: self._adjust,
             Count: self._count,
@@ -492,6 +495,10 @@ class Shard:
         if found is None:
             return _UNKNOWN
         return Answer(Status.OK, self._view(command.reservation_id, found))
+
+    def _find(self, command: Find) -> Answer:
+        known = self.knows(command.reservation_id, command.scope)
+        return Answer(Status.OK, Homes([self.number] if known else [], [self.number]))
 
     # --- stock ---
 

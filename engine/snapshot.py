@@ -8,9 +8,10 @@ was already forgotten then is left out.
     chunk:  version u8 | shard u32 | epoch u64 | sequence u64 | number u32 | last u8
             | MessagePack [kind, entries] | checksum u32
 
-The first chunk holds the settings, the stamp of the cut and the checksum of the record it was cut
-at, with which the tail must link. The digest of the whole is journaled with the pointer
-(`SnapshotTaken`) after the last chunk is stored, and is checked by whoever replays past it.
+The first chunk holds the settings, the stamp of the cut, the snapshot before this one, and the
+checksum of the record it was cut at, with which the tail must link. The digest of the whole is
+journaled with the pointer (`SnapshotTaken`) after the last chunk is stored, and is checked by
+whoever replays past it.
 """
 
 import struct
@@ -21,7 +22,7 @@ from zlib import crc32
 import msgspec
 
 from engine import limits
-from engine.codec import Position
+from engine.codec import START, Position
 from engine.state import Settings, ShardState, digest_of, hash_entry, pack_sku
 
 FORMAT: Final = 1
@@ -31,7 +32,7 @@ _HEADER: Final = struct.Struct(">BIQQIB")
 _CHECKSUM: Final = struct.Struct(">I")
 _HEAD, _SKUS, _RESERVATIONS, _KEYS = range(4)
 _encode: Final = msgspec.msgpack.Encoder().encode
-_Head = tuple[int, int, Settings]
+_Head = tuple[int, int, Position, Settings]
 _decode_kind: Final = msgspec.msgpack.Decoder(tuple[int, msgspec.Raw]).decode
 _decode_head: Final = msgspec.msgpack.Decoder(_Head).decode
 _decode_skus: Final = msgspec.msgpack.Decoder(list[bytes]).decode
@@ -58,8 +59,16 @@ class SnapshotWriter:
     later batches until it returns None. Only the newest writer of a state is of any use.
     """
 
-    def __init__(self, state: ShardState, shard: int, position: Position, checksum: int) -> None:
-        """`position`, `checksum`: of the last acknowledged record."""
+    def __init__(
+        self,
+        state: ShardState,
+        shard: int,
+        position: Position,
+        checksum: int,
+        previous: Position = START,
+    ) -> None:
+        """`position`, `checksum`: of the last acknowledged record; `previous`: the snapshot before
+        this one, START if there is none."""
         self._state = state
         self._shard = shard
         self.position = position
@@ -73,7 +82,7 @@ class SnapshotWriter:
         state.reservations.begin_copy()
         state.keys.begin_copy()
         self.chunks = 0
-        self._slices = self._cut(checksum)
+        self._slices = self._cut(checksum, previous)
         self._ahead: tuple[int, object] | None = next(self._slices)
 
     @property
@@ -94,8 +103,8 @@ class SnapshotWriter:
         self.chunks += 1
         return chunk_name(self.position, number), body + _CHECKSUM.pack(crc32(body))
 
-    def _cut(self, checksum: int) -> Iterator[tuple[int, object]]:
-        yield _HEAD, (self._now, checksum, self._settings)
+    def _cut(self, checksum: int, previous: Position) -> Iterator[tuple[int, object]]:
+        yield _HEAD, (self._now, checksum, previous, self._settings)
         for skus in _pieces((packed, len(packed)) for packed in self._packed_skus()):
             yield _SKUS, skus
         for kind, source in ((_RESERVATIONS, self._reservations()), (_KEYS, self._keys())):
@@ -162,6 +171,8 @@ class SnapshotReader:
         self.complete = False
         self.checksum = 0
         """Of the record that the snapshot was cut at."""
+        self.previous = START
+        """The snapshot before this one, which is kept as well."""
 
     def feed(self, data: bytes) -> None:
         """Take the next chunk. Raises CorruptSnapshotError if it does not prove itself."""
@@ -205,7 +216,7 @@ class SnapshotReader:
         if (kind == _HEAD) != (self.chunks == 0):
             raise CorruptSnapshotError(f"{self._where()}: of kind {kind}")
         if kind == _HEAD:
-            state.now, self.checksum, settings = _decode_head(raw)
+            state.now, self.checksum, self.previous, settings = _decode_head(raw)
             state.restore_settings(settings)
         elif kind == _SKUS:
             for packed in _decode_skus(raw):

@@ -1,0 +1,184 @@
+"""One shard's end of the journal: appends in order, each exactly once, or not at all.
+
+    append ──acknowledged──► next
+       │ busy ──► the same bytes again
+       │ lost or refused ──► look at the last record
+       │                        ├─ our own batch: it stands
+       │                        ├─ the one before: send the same bytes again
+       │                        ├─ an older one: Redis went back in time; resend the ring, in order
+       │                        └─ a newer epoch, or no stream: stop
+       └─ another server process: look first, then append
+
+At most one append is on its way, and a batch that has its position never changes, so whichever
+copy of it arrives first is the same. What is read back from a server process that is new counts
+only once it has taken a further append: it may not have made durable what it merely remembered.
+
+The ring keeps recent acknowledged records as long as their bytes fit. If Redis comes back without
+them (an older copy, a failover, a torn tail), they are sent again, under their own ids; if the ring
+does not reach back that far, the shard stops.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from actors.journal import BusyError, Entry, Journal, LostError, MissingError, RefusedError
+from engine import limits
+from engine.codec import Position, encode_record
+from engine.messages import Event, Passed
+
+_BACKOFF_FIRST: Final = 0.01
+_BACKOFF_MAX: Final = 0.5
+
+
+class FencedError(Exception):
+    """A newer epoch owns the shard: append nothing, answer nothing, leave."""
+
+
+class RegressedError(Exception):
+    """The journal has lost what was acknowledged, and it cannot be given back."""
+
+
+class Appender:
+    """The writing end of an opened shard."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        shard: int,
+        position: Position,
+        checksum: int,
+        pointer: Position,
+        run_id: str,
+    ) -> None:
+        """`position`, `checksum`: of the claim, the last record; `pointer`: newest snapshot;
+        `run_id`: of the server process before the claim was made."""
+        self._journal = journal
+        self._shard = shard
+        self.position = position
+        """Of the last acknowledged record."""
+        self.checksum = checksum
+        self.pointer = pointer
+        self._run_id = run_id
+        self._ring: deque[Entry] = deque()
+        self._ring_bytes = 0
+        self._before_ring = position
+        """The position after which the ring has everything."""
+        self.resent = 0
+        self.retried = 0
+
+    async def append(self, stamp: int, events: Sequence[Event | msgspec.Raw]) -> int:
+        """Journal one batch; returns, with its bytes, when it is acknowledged.
+
+        Raises FencedError or RegressedError, after which this object is of no more use.
+        """
+        position = Position(self.position.epoch, self.position.sequence + 1)
+        record, checksum = encode_record(
+            self._shard, position, stamp, self.checksum, self.pointer, events
+        )
+        entry = Entry(position, record)
+        read_back = await self._place(entry)
+        self._acknowledged(entry, checksum)
+        if read_back:
+            await self.append(stamp, [Passed()])
+        return len(record)
+
+    async def prove(self) -> None:
+        """Prove that nobody has claimed the shard up to now. Raises as `append` does."""
+        while True:
+            if self._journal.run_id != self._run_id:
+                await self._look(None)
+            try:
+                newer = await self._journal.read(self._shard, self.position, 1)
+            except (BusyError, LostError):
+                await self._look(None)
+                continue
+            if newer:
+                raise FencedError(f"shard {self._shard}: {newer[0].position} stands after ours")
+            if self._journal.run_id == self._run_id:
+                return
+
+    async def _place(self, entry: Entry) -> bool:
+        """Get `entry` into the stream. Whether a new server process only gave it back to us."""
+        delay = _BACKOFF_FIRST
+        while True:
+            if self._journal.run_id != self._run_id and await self._look(entry):
+                return True
+            try:
+                await self._journal.append(self._shard, entry.position, entry.record)
+            except BusyError:
+                self.retried += 1
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, _BACKOFF_MAX)
+            except (LostError, RefusedError) as error:
+                self.retried += 1
+                run_id = self._run_id
+                if await self._look(entry):
+                    return self._run_id != run_id
+                if isinstance(error, RefusedError):
+                    raise RegressedError(
+                        f"shard {self._shard}: {entry.position} is refused, though it is next"
+                    ) from error
+            except MissingError as error:
+                raise RegressedError(str(error)) from error
+            else:
+                return False
+
+    async def _look(self, sent: Entry | None) -> bool:
+        """See where the stream ends and bring it to where we are. Whether `sent` stands."""
+        while True:
+            last, run_id = await self._last()
+            if sent is not None and last == sent:
+                self._run_id = run_id
+                return True
+            if last.position == self.position:
+                self._run_id = run_id
+                return False
+            if last.position > self.position:
+                raise FencedError(f"shard {self._shard}: {last.position} stands after ours")
+            await self._give_back(last.position)
+
+    async def _last(self) -> tuple[Entry, str]:
+        """The stream's last entry, and the server process that said so."""
+        delay = _BACKOFF_FIRST
+        while True:
+            run_id = self._journal.run_id
+            try:
+                entries = await self._journal.read(self._shard, self.position, 1, newest=True)
+            except (BusyError, LostError):
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, _BACKOFF_MAX)
+                continue
+            if self._journal.run_id != run_id:
+                continue
+            if not entries:
+                raise RegressedError(f"shard {self._shard}: the journal is gone")
+            return entries[0], run_id
+
+    async def _give_back(self, last: Position) -> None:
+        """Resend what the ring holds after `last`; whoever calls looks again."""
+        if last < self._before_ring:
+            raise RegressedError(
+                f"shard {self._shard}: the journal ends at {last}, {self.position} was"
+                f" acknowledged, and the ring begins after {self._before_ring}"
+            )
+        for entry in [each for each in self._ring if each.position > last]:
+            try:
+                await self._journal.append(self._shard, entry.position, entry.record)
+            except (BusyError, LostError, RefusedError):
+                return
+            except MissingError as error:
+                raise RegressedError(str(error)) from error
+            self.resent += 1
+
+    def _acknowledged(self, entry: Entry, checksum: int) -> None:
+        self.position, self.checksum = entry.position, checksum
+        self._ring.append(entry)
+        self._ring_bytes += len(entry.record)
+        while self._ring_bytes > limits.RING_BYTES_MAX:
+            oldest = self._ring.popleft()
+            self._ring_bytes -= len(oldest.record)
+            self._before_ring = oldest.position

@@ -1,0 +1,364 @@
+"""A host: the process that owns some of the shards and answers for them.
+
+It claims what it is assigned, serves it, and says what it has (`status`); who gets what is decided
+elsewhere, and who owns what is decided by the journal alone. Commands come from the binary
+protocol (`submit`) and go to the owner of their shard; what several shards must answer is gathered.
+A command for a shard that is not here is answered with MOVED at once; one for a shard that is
+coming up waits for it, up to its deadline.
+
+A host that has been fenced out of its last shard reports itself empty, and its process leaves: it
+may be a frozen one that has woken up, and is of no more use to anybody.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+import structlog
+
+from actors.clock import Clock
+from actors.config import Settings
+from actors.journal import BusyError, LostError, RedisJournal
+from actors.marks import Marks
+from actors.owner import ENDED, Owner, Ownership, Phase, Tally
+from actors.pending import NOT_DONE, Gathered, Pending
+from actors.recovery import Floor
+from actors.statistics import measure
+from engine import limits
+from engine.codec import Position
+from engine.messages import (
+    UNKNOWN_HOME,
+    Answer,
+    Audit,
+    Command,
+    Find,
+    GetChannel,
+    GetReservation,
+    GetStatistics,
+    Homes,
+    ListShortfalls,
+    MovedTo,
+    Request,
+    Reserve,
+    Response,
+    SetChannel,
+    Statistics,
+    Status,
+)
+from engine.placement import home_of, shard_of
+from engine.scope import Scope
+
+_BY_SHARD: Final = (SetChannel, GetChannel, ListShortfalls, Audit)
+_BROKEN_MAX: Final = 5
+"""How often a shard is recovered after a bug before it is given up."""
+_log = structlog.get_logger(__name__)
+
+
+class HostStatus(NamedTuple):
+    """What a host has to say about its shards."""
+
+    owned: dict[int, int]
+    """shard → epoch"""
+    recovering: dict[int, int]
+    """shard → records and chunks read so far"""
+    failed: dict[int, str]
+    """shard → why it refuses to serve"""
+    heads: dict[int, tuple[Position, int]]
+    """shard → last acknowledged position, and its checksum"""
+    proven: dict[int, float]
+    """shard → seconds since the journal last acknowledged that it is ours"""
+
+
+class Host:
+    """The shards of one process."""
+
+    def __init__(
+        self,
+        name: str,
+        settings: Settings,
+        cluster_id: str,
+        journal: RedisJournal,
+        marks: Marks,
+        clock: Clock,
+        random_bytes: Callable[[int], bytes],
+        on_change: Callable[[], None],
+        on_empty: Callable[[], None],
+    ) -> None:
+        """`on_change` is called when `status` has changed, `on_empty` when every shard was lost."""
+        self._shards = settings.shards
+        self._ownership = Ownership(
+            settings.shards,
+            cluster_id,
+            name,
+            settings.remembered_max,
+            settings.grace_us,
+            settings.finished_window_us,
+            settings.returns_window_us,
+            settings.keys_window_us,
+        )
+        self._journal = journal
+        self._marks = marks
+        self._clock = clock
+        self._random_bytes = random_bytes
+        self._on_change = on_change
+        self._on_empty = on_empty
+        self._owners: dict[int, Owner] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._broken: dict[int, int] = {}
+        self._full = False
+        """The journal's server is so full that new reserves are refused."""
+        self._fill = 0.0
+        self._ticker: asyncio.TimerHandle | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self.tally = Tally()
+
+    # --- shards come and go ---
+
+    def start(self) -> None:
+        """Begin to look after deadlines, marks and the server's memory."""
+        self._ticker = self._loop.call_later(limits.TICK_SECONDS, self._tick)
+        self._keeper = self._loop.create_task(self._keep(), name="marks and memory")
+
+    def assign(self, shard: int, floor: Position | None) -> None:
+        """Claim `shard`, recover it, serve it; the journal must reach `floor`."""
+        owner = self._owners.get(shard)
+        if owner is not None and owner.phase not in ENDED:
+            return
+        self._broken.pop(shard, None)
+        self._own(shard, [] if floor is None else [Floor(floor, None)])
+
+    def release(self, shard: int) -> None:
+        """Serve what is queued for `shard`, then leave it."""
+        owner = self._owners.get(shard)
+        if owner is not None:
+            owner.stop()
+
+    def _own(self, shard: int, floors: list[Floor]) -> None:
+        owner = Owner(
+            shard,
+            self._ownership,
+            self._journal,
+            self._clock,
+            self.tally,
+            self._random_bytes(16),
+            self._changed,
+        )
+        self._owners[shard] = owner
+        task = self._loop.create_task(self._look_after(owner, floors), name=f"shard {shard}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _look_after(self, owner: Owner, floors: list[Floor]) -> None:
+        mark = await self._marks.read(owner.number)
+        if mark is not None:
+            floors = [*floors, Floor(mark.position, mark.checksum)]
+        await owner.run(floors)
+        await self._marks.flush()
+        if owner.phase is Phase.BROKEN:
+            self._mend(owner, floors)
+        elif owner.phase is Phase.FENCED and self._owners.get(owner.number) is owner:
+            del self._owners[owner.number]
+            if not self._owners:
+                self._on_empty()
+        self._on_change()
+
+    def _mend(self, owner: Owner, floors: list[Floor]) -> None:
+        """The rules failed on some command: the journal still has the truth."""
+        count = self._broken[owner.number] = self._broken.get(owner.number, 0) + 1
+        if count <= _BROKEN_MAX:
+            self._own(owner.number, floors)
+        else:
+            owner.phase = Phase.FAILED
+
+    def _changed(self, owner: Owner) -> None:
+        if owner.phase is Phase.SERVING:
+            self._mark(owner)
+            self._loop.create_task(self._marks.flush())  # errors reach the log
+        self._on_change()
+
+    def status(self) -> HostStatus:
+        """How things stand."""
+        now = self._loop.time()
+        owners = self._owners.values()
+        serving = [each for each in owners if each.phase is Phase.SERVING]
+        return HostStatus(
+            {each.number: each.epoch for each in serving},
+            {
+                each.number: each.progress
+                for each in owners
+                if each.phase in (Phase.CLAIMING, Phase.RECOVERING)
+            },
+            {each.number: each.reason for each in owners if each.phase is Phase.FAILED},
+            {
+                each.number: (each.appender.position, each.appender.checksum)
+                for each in serving
+                if each.appender is not None
+            },
+            {each.number: now - each.proven_at for each in serving},
+        )
+
+    async def stop(self) -> None:
+        """Serve what is queued, write the marks, leave every shard."""
+        for owner in self._owners.values():
+            owner.stop()
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=limits.STOP_SECONDS_MAX)
+            for task in late:
+                task.cancel()
+        if self._ticker is not None:
+            self._ticker.cancel()
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait([self._keeper])
+        await self._marks.flush()
+
+    # --- commands ---
+
+    def submit(self, request: Request, scope: Scope, reply: Callable[[Response], None]) -> None:
+        """Put every command of the request to its shard; see `actors.binary_server.Handler`."""
+        commands = request.commands
+        deadline = self._loop.time() + request.deadline_ms / 1000
+        pending = Pending(request.request_id, len(commands), deadline, reply)
+        owners, shards = self._owners, self._shards
+        for index, command in enumerate(commands):
+            if type(command) is Reserve:
+                if self._full:
+                    pending.answer(index, Answer(Status.MEMORY_FULL))
+                    continue
+                lines = command.lines
+                if len(lines) == 1:
+                    shard = shard_of(lines[0].sku, shards)
+                else:
+                    shard = home_of([line.sku for line in lines], shards)
+            else:
+                shard = self._shard_of(command, pending, index)
+                if shard == UNKNOWN_HOME:
+                    continue
+            owner = owners.get(shard)
+            if owner is None:
+                pending.answer(index, Answer(Status.MOVED, MovedTo(shard, 0, "")))
+            elif owner.phase in ENDED:
+                pending.answer(index, owner.refusal())
+            else:
+                self._queue(owner, pending, index, command)
+
+    def _queue(self, owner: Owner, pending: Pending, index: int, command: Command) -> None:
+        waiting = len(owner.queue)
+        if waiting >= limits.SHARD_QUEUE_SHED_RESERVES and (
+            type(command) is Reserve or waiting >= limits.SHARD_QUEUE_COMMANDS_MAX
+        ):
+            pending.answer(index, Answer(Status.OVERLOADED))
+            return
+        owner.submit(pending, index, command)
+
+    def _shard_of(self, command: Any, pending: Pending, index: int) -> int:
+        """The command's shard; UNKNOWN_HOME if the command was taken care of otherwise."""
+        if isinstance(command, GetStatistics):
+            pending.answer(index, Answer(Status.OK, Statistics(measure(self))))
+            return UNKNOWN_HOME
+        if isinstance(command, Find):
+            self._find(command, pending, index)
+            return UNKNOWN_HOME
+        if isinstance(command, _BY_SHARD):
+            return command.shard
+        if hasattr(command, "sku"):
+            return shard_of(command.sku, self._shards)
+        if command.home == UNKNOWN_HOME:
+            self._find_and(command, pending, index)
+        home: int = command.home
+        return home
+
+    def _find(self, command: Find, pending: Pending, index: int) -> None:
+        """Ask every shard of this host whether it knows the reservation."""
+        owners = [each for each in self._owners.values() if each.phase not in ENDED]
+        if not owners:
+            pending.answer(index, Answer(Status.OK, Homes([], [])))
+            return
+        gathered = Gathered(pending, index, len(owners), _all_homes)
+        for owner in owners:
+            owner.submit(gathered, owner.number, command)
+
+    def _find_and(self, command: Any, pending: Pending, index: int) -> None:
+        """A command without a home, from a caller who came straight here: the shard that knows the
+        reservation gets it; if none does, one of them says so."""
+        owners = [each for each in self._owners.values() if each.phase is Phase.SERVING]
+        knowing = [each for each in owners if each.shard.knows(command.reservation_id, None)]
+        if len(knowing) > 1:
+            pending.answer(index, Answer(Status.AMBIGUOUS_RESERVATION))
+        elif knowing:
+            self._queue(knowing[0], pending, index, command)
+        elif owners:
+            ask = GetReservation(command.reservation_id, scope=command.scope)
+            gathered = Gathered(pending, index, len(owners), _nowhere)
+            for owner in owners:
+                owner.submit(gathered, owner.number, ask)
+        else:
+            pending.answer(index, NOT_DONE)
+
+    # --- chores ---
+
+    def _tick(self) -> None:
+        now = self._loop.time()
+        for owner in self._owners.values():
+            owner.tick(now)
+        self._ticker = self._loop.call_later(limits.TICK_SECONDS, self._tick)
+
+    def _mark(self, owner: Owner) -> None:
+        if owner.appender is not None:
+            self._marks.note(owner.number, owner.appender.position, owner.appender.checksum)
+
+    async def _keep(self) -> None:
+        """Every second: write the marks, and look how full the journal's server is."""
+        while True:
+            await asyncio.sleep(limits.MARK_SECONDS)
+            for owner in self._owners.values():
+                if owner.phase is Phase.SERVING:
+                    self._mark(owner)
+            try:
+                await self._marks.flush()
+            except OSError as error:
+                _log.error("marks_not_written", error=str(error))
+            await self._look_at_memory()
+
+    async def _look_at_memory(self) -> None:
+        try:
+            memory = await self._journal.memory()
+        except (BusyError, LostError):
+            return  # the appends find out by themselves
+        self._fill = memory.used / memory.limit
+        self._full = self._fill >= limits.MEMORY_REFUSE
+        if self._fill >= limits.MEMORY_SNAPSHOT:
+            for owner in self._owners.values():
+                if owner.snapshotter is not None and owner.phase is Phase.SERVING:
+                    owner.snapshotter.want()
+                    owner.poke(prove=True)
+
+    @property
+    def owners(self) -> list[Owner]:
+        return list(self._owners.values())
+
+    @property
+    def fill(self) -> float:
+        """How full the journal's server is, 0 to 1."""
+        return self._fill
+
+
+def _all_homes(answers: list[Answer]) -> Answer:
+    """What all shards of a host said to `Find`; silent if any of them was."""
+    found: list[int] = []
+    asked: list[int] = []
+    for answer in answers:
+        if not isinstance(answer.body, Homes):
+            return answer
+        found += answer.body.shards
+        asked += answer.body.asked
+    return Answer(Status.OK, Homes(sorted(found), sorted(asked)))
+
+
+def _nowhere(answers: list[Answer]) -> Answer:
+    """Every shard was asked for a reservation that none was thought to know."""
+    for answer in answers:
+        if answer.status is not Status.UNKNOWN_RESERVATION:
+            return NOT_DONE
+    return answers[0]

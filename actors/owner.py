@@ -1,0 +1,380 @@
+"""The single writer of one shard: owns it, serves it batch by batch, or leaves.
+
+    claiming ──► recovering ──► serving ──► stopped (fenced | failed | released)
+
+Batches form by themselves. While one append is in flight, commands gather; when it is acknowledged
+its answers leave and what has gathered is the next batch. Commands are decided and applied before
+their batch is appended and answered after it is acknowledged, so an answer never tells of what is
+not durable. A batch without events needs no append, but a proof that the shard is still ours.
+
+What fences us, or what the journal has lost, ends the owner: its memory is dropped with it, and
+those who wait learn that the outcome is unknown. A bug (an exception out of the rules) does the
+same: the journal is the truth, and the host recovers the shard from there.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from enum import Enum
+from typing import Final, NamedTuple, Protocol
+
+import msgspec
+import structlog
+
+from actors.appender import Appender, FencedError, RegressedError
+from actors.clock import Clock
+from actors.journal import Journal, JournalError
+from actors.pending import NOT_DONE, OUTCOME_UNKNOWN
+from actors.recovery import Floor, GenesisError, claim, opened, recover
+from actors.snapshotter import Snapshotter
+from engine import limits
+from engine.codec import START, CorruptRecordError, Position, encode_event
+from engine.messages import Answer, AuditView, Command, Event, Head, MovedTo, Status
+from engine.shard import Shard
+from engine.snapshot import CorruptSnapshotError
+
+_log = structlog.get_logger(__name__)
+
+
+class Phase(Enum):
+    CLAIMING = "claiming"
+    RECOVERING = "recovering"
+    SERVING = "serving"
+    FENCED = "fenced"
+    FAILED = "failed"
+    """The journal does not prove itself: the shard refuses to serve."""
+    BROKEN = "broken"
+    """A bug: the shard may be recovered anew."""
+    RELEASED = "released"
+
+
+ENDED: Final = frozenset((Phase.FENCED, Phase.FAILED, Phase.BROKEN, Phase.RELEASED))
+
+
+class Waiter(Protocol):
+    """Who asked; see `actors.pending`."""
+
+    deadline: float
+
+    def answer(self, index: int, answer: Answer, head: Head | None = None) -> None: ...
+
+
+class Ownership(NamedTuple):
+    """What an owner is told of the installation and its host."""
+
+    shards: int
+    cluster_id: str
+    host: str
+    remembered_max: int
+    grace_us: int
+    finished_window_us: int
+    returns_window_us: int
+    keys_window_us: int
+
+
+class Tally:
+    """Counters of one host's owners, written by them and read at scrape."""
+
+    __slots__ = (
+        "appended_bytes",
+        "appends",
+        "barriers",
+        "batch",
+        "batched",
+        "elapsed",
+        "outcomes",
+        "seconds",
+    )
+
+    SECONDS: Final = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0)
+    BATCH: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+    def __init__(self) -> None:
+        self.appends = 0
+        self.appended_bytes = 0
+        self.barriers = 0
+        self.outcomes: dict[type[Command], list[int]] = {}
+        """Per command, how often each status was answered."""
+        self.seconds = [0] * (len(self.SECONDS) + 1)
+        """Of appends, from the write to the acknowledgement."""
+        self.elapsed = 0.0
+        self.batch = [0] * (len(self.BATCH) + 1)
+        self.batched = 0
+
+
+class Owner:
+    """One shard, from its claim until it is fenced, fails or is released."""
+
+    def __init__(
+        self,
+        number: int,
+        ownership: Ownership,
+        journal: Journal,
+        clock: Clock,
+        tally: Tally,
+        nonce: bytes,
+        on_change: Callable[["Owner"], None],
+    ) -> None:
+        self.number = number
+        self.phase = Phase.CLAIMING
+        self.reason = ""
+        self.progress = 0
+        """Records and chunks read by the recovery so far."""
+        self.epoch = 0
+        self.proven_at = 0.0
+        """When, in the loop's time, the journal last acknowledged that the shard is ours."""
+        self.shard = Shard(number, ownership.shards, ownership.remembered_max)
+        self.appender: Appender | None = None
+        self.snapshotter: Snapshotter | None = None
+        self.queue: deque[tuple[Waiter, int, Command]] = deque()
+        self.in_flight: list[tuple[Waiter, int]] = []
+        self._ownership = ownership
+        self._journal = journal
+        self._clock = clock
+        self._tally = tally
+        self._nonce = nonce
+        self._on_change = on_change
+        self._wake: asyncio.Future[None] | None = None
+        self._stopping = False
+        self._prove_now = False
+        self._loop = asyncio.get_running_loop()
+
+    # --- what the host calls ---
+
+    def submit(self, waiter: Waiter, index: int, command: Command) -> None:
+        """Queue a command; it is answered through `waiter`."""
+        self.queue.append((waiter, index, command))
+        wake = self._wake
+        if wake is not None and not wake.done():
+            wake.set_result(None)
+
+    def poke(self, *, prove: bool = False) -> None:
+        """Look for work that no command brings; `prove`: ask the journal if the shard is ours."""
+        self._prove_now = self._prove_now or prove
+        wake = self._wake
+        if wake is not None and not wake.done():
+            wake.set_result(None)
+
+    def tick(self, now: float) -> None:
+        """Answer those whose deadline has passed; wake up for what is overdue."""
+        for waiter, index in self.in_flight:
+            if waiter.deadline <= now:
+                waiter.answer(index, OUTCOME_UNKNOWN)
+        queue = self.queue
+        if queue and queue[0][0].deadline <= now:
+            late = [each for each in queue if each[0].deadline <= now]
+            self.queue = deque(each for each in queue if each[0].deadline > now)
+            for waiter, index, _ in late:
+                waiter.answer(index, NOT_DONE)
+        if self.phase is Phase.SERVING:
+            if self.shard.due(self._clock.now()):
+                self.poke()
+            if now - self.proven_at > limits.PROVE_SECONDS:
+                self.poke(prove=True)
+
+    def stop(self) -> None:
+        """Serve what is queued, then leave."""
+        self._stopping = True
+        self.poke()
+
+    # --- a life ---
+
+    async def run(self, floors: list[Floor]) -> None:
+        """Claim, recover, serve; returns when the owner has ended, `phase` and `reason` say how."""
+        try:
+            await self._come_up(floors)
+            await self._serve()
+            self._end(Phase.RELEASED, "released")
+        except FencedError as error:
+            self._end(Phase.FENCED, str(error))
+        except (CorruptRecordError, CorruptSnapshotError, RegressedError, GenesisError) as error:
+            self._end(Phase.FAILED, f"{type(error).__name__.removesuffix('Error')}: {error}")
+        except JournalError as error:
+            self._end(Phase.FAILED, str(error))
+        except asyncio.CancelledError:
+            self._end(Phase.RELEASED, "cancelled")
+            raise
+        except Exception as error:  # a bug in the rules must cost one shard's memory, not the host
+            _log.exception("shard_broken", shard=self.number)
+            self._end(Phase.BROKEN, f"{type(error).__name__}: {error}")
+
+    async def _come_up(self, floors: list[Floor]) -> None:
+        ownership = self._ownership
+        run_id = self._journal.run_id
+        ours = await claim(
+            self._journal,
+            self.number,
+            shards=ownership.shards,
+            cluster_id=ownership.cluster_id,
+            host=ownership.host,
+            nonce=self._nonce,
+            stamp=self._clock.now(),
+            floors=floors,
+        )
+        self.epoch = ours.position.epoch
+        self._turn(Phase.RECOVERING)
+        found = await recover(self._journal, ours, self.shard, floors, self._note_progress)
+        self._clock.reach(self.shard.state.now)
+        pointer = found.generations[-1] if found.generations else START
+        self.appender = Appender(
+            self._journal, self.number, ours.position, ours.checksum, pointer, run_id
+        )
+        self.snapshotter = Snapshotter(
+            self._journal, self.shard, self.appender, found.generations, self.poke
+        )
+        stamp = self._clock.now()
+        event = opened(
+            found,
+            stamp=stamp,
+            grace_us=ownership.grace_us,
+            finished_window_us=ownership.finished_window_us,
+            returns_window_us=ownership.returns_window_us,
+            keys_window_us=ownership.keys_window_us,
+        )
+        self.shard.replay(stamp, [event])
+        await self.appender.append(stamp, [event])
+        self.proven_at = self._loop.time()
+        self._turn(Phase.SERVING)
+        _log.info(
+            "shard_opened",
+            shard=self.number,
+            epoch=self.epoch,
+            records=found.records,
+            snapshot=str(pointer),
+        )
+
+    def _note_progress(self, read: int) -> None:
+        self.progress = read
+
+    async def _serve(self) -> None:
+        shard, clock = self.shard, self._clock
+        assert self.snapshotter is not None
+        while True:
+            if not self.queue and not self._has_chores():
+                if self._stopping:
+                    break
+                self._wake = self._loop.create_future()
+                await self._wake
+                self._wake = None
+                continue
+            self._prove_now = False
+            shard.begin(clock.now())
+            await self._batch(self._execute())
+            self.snapshotter.after_batch()
+        await self.snapshotter.stop()
+
+    def _has_chores(self) -> bool:
+        assert self.snapshotter is not None
+        return (
+            self._prove_now
+            or self.snapshotter.taken is not None
+            or self.shard.due(self._clock.now())
+        )
+
+    def _execute(self) -> list[Answer]:
+        """Decide what is queued, up to the bounds of a batch; `in_flight` then waits for it."""
+        shard, queue, tally = self.shard, self.queue, self._tally
+        execute, events, outcomes = shard.execute, shard.events, tally.outcomes
+        now = self._loop.time()
+        waiting: list[tuple[Waiter, int]] = []
+        answers: list[Answer] = []
+        size = 0
+        self._encoded: list[msgspec.Raw] = []
+        encoded = self._encoded
+        while queue and len(waiting) < limits.BATCH_COMMANDS_MAX and size < limits.BATCH_BYTES_MAX:
+            waiter, index, command = queue.popleft()
+            if waiter.deadline <= now:
+                waiter.answer(index, NOT_DONE)
+                continue
+            answer = execute(command)
+            waiting.append((waiter, index))
+            answers.append(answer)
+            while len(encoded) < len(events):
+                raw = encode_event(events[len(encoded)])
+                size += len(raw)
+                encoded.append(msgspec.Raw(raw))
+            counts = outcomes.get(type(command))
+            if counts is None:
+                counts = outcomes[type(command)] = [0] * limits.STATUSES_MAX
+            counts[answer.status] += 1
+        self.in_flight = waiting
+        return answers
+
+    async def _batch(self, answers: list[Answer]) -> None:
+        """Journal the open batch and send its answers."""
+        appender, snapshotter = self.appender, self.snapshotter
+        assert appender is not None
+        assert snapshotter is not None
+        shard = self.shard
+        events: list[Event] = shard.close()
+        encoded = self._encoded
+        encoded += [msgspec.Raw(encode_event(each)) for each in events[len(encoded) :]]
+        announced = snapshotter.announce()
+        if announced is not None:
+            encoded.append(msgspec.Raw(encode_event(announced)))
+        if encoded:
+            await self._append(shard.state.now, encoded)
+        else:
+            await appender.prove()
+            self._tally.barriers += 1
+        self.proven_at = self._loop.time()
+        head = Head(self.number, *appender.position)
+        waiting, self.in_flight = self.in_flight, []
+        for (waiter, index), answer in zip(waiting, answers, strict=True):
+            if isinstance(answer.body, AuditView):
+                answer.body.epoch, answer.body.sequence = appender.position
+            waiter.answer(index, answer, head)
+
+    async def _append(self, stamp: int, events: list[msgspec.Raw]) -> None:
+        assert self.appender is not None
+        assert self.snapshotter is not None
+        tally = self._tally
+        before = self._loop.time()
+        written = await self.appender.append(stamp, events)
+        elapsed = self._loop.time() - before
+        self.snapshotter.note(len(events), written)
+        tally.appends += 1
+        tally.appended_bytes += written
+        tally.batched += len(events)
+        tally.elapsed += elapsed
+        tally.seconds[_bucket(Tally.SECONDS, elapsed)] += 1
+        tally.batch[_bucket(Tally.BATCH, len(events))] += 1
+
+    # --- the end ---
+
+    def _turn(self, phase: Phase) -> None:
+        self.phase = phase
+        self._on_change(self)
+
+    def _end(self, phase: Phase, reason: str) -> None:
+        """Drop what is in memory and tell those who wait what is known."""
+        self.phase, self.reason = phase, reason
+        waiting, self.in_flight = self.in_flight, []
+        for waiter, index in waiting:
+            waiter.answer(index, OUTCOME_UNKNOWN)
+        while self.queue:
+            other, number, _ = self.queue.popleft()
+            other.answer(number, self.refusal())
+        if self.snapshotter is not None:
+            self.snapshotter.cancel()
+        log = _log.info if phase is Phase.RELEASED else _log.warning
+        log("shard_ended", shard=self.number, epoch=self.epoch, how=phase.value, reason=reason)
+        self._on_change(self)
+
+    def refusal(self) -> Answer:
+        """The answer to commands once the owner has ended."""
+        if self.phase is Phase.FAILED:
+            return Answer(Status.SHARD_STOPPED)
+        return Answer(Status.MOVED, MovedTo(self.number, self.epoch, ""))
+
+    @property
+    def position(self) -> Position | None:
+        """Of the last acknowledged record of our own."""
+        return self.appender.position if self.appender is not None else None
+
+
+def _bucket(bounds: tuple[float, ...], value: float) -> int:
+    for index, bound in enumerate(bounds):
+        if value <= bound:
+            return index
+    return len(bounds)

@@ -1,0 +1,72 @@
+"""A request that waits for its answers.
+
+Its commands may belong to several shards, which answer in their own time; the response leaves when
+the last answer is in. At its deadline what is missing is answered by what is known: a command that
+no batch has taken was certainly not done, of one that is in an unacknowledged batch nobody knows.
+Answers that come later are dropped: the caller finds out by asking again under the same name.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from engine.messages import Answer, Head, Response, Status
+
+NOT_DONE: Final = Answer(Status.NOT_DONE)
+OUTCOME_UNKNOWN: Final = Answer(Status.OUTCOME_UNKNOWN)
+
+
+class Pending:
+    """One request of one caller, on its way."""
+
+    __slots__ = ("_answers", "_heads", "_missing", "_reply", "_request_id", "deadline")
+
+    def __init__(
+        self, request_id: int, commands: int, deadline: float, reply: Callable[[Response], None]
+    ) -> None:
+        """`deadline`: in the event loop's time."""
+        self._request_id = request_id
+        self._answers: list[Answer | None] = [None] * commands
+        self._missing = commands
+        self._heads: list[Head] = []
+        self._reply = reply
+        self.deadline = deadline
+
+    def answer(self, index: int, answer: Answer, head: Head | None = None) -> None:
+        """Command number `index` is answered; the first answer counts."""
+        if self._answers[index] is not None:
+            return
+        self._answers[index] = answer
+        self._missing -= 1
+        if head is not None and head not in self._heads:
+            self._heads.append(head)
+        if not self._missing:
+            answers = [each for each in self._answers if each is not None]
+            self._reply(Response(self._request_id, answers, self._heads))
+
+
+class Gathered:
+    """One command that was put to several shards: `Pending` of a single answer made of theirs."""
+
+    __slots__ = ("_answers", "_combine", "_index", "_missing", "_pending", "deadline")
+
+    def __init__(
+        self,
+        pending: Pending,
+        index: int,
+        shards: int,
+        combine: Callable[[list[Answer]], Answer],
+    ) -> None:
+        self._pending = pending
+        self._index = index
+        self._answers: dict[int, Answer] = {}
+        self._missing = shards
+        self._combine = combine
+        self.deadline = pending.deadline
+
+    def answer(self, index: int, answer: Answer, head: Head | None = None) -> None:
+        """Shard number `index` has answered."""
+        if index in self._answers:
+            return
+        self._answers[index] = answer
+        if len(self._answers) == self._missing:
+            self._pending.answer(self._index, self._combine(list(self._answers.values())), head)

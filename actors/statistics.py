@@ -1,0 +1,71 @@
+"""What a host tells when it is scraped: plain counters, read once, no SKU in any label."""
+
+from typing import TYPE_CHECKING, Final
+
+from actors.owner import Phase, Tally
+from engine.messages import STATE_NAMES, Histogram, Sample, State, Status
+
+if TYPE_CHECKING:
+    from actors.host import Host
+
+_STATUSES: Final = {int(status): status.name.lower() for status in Status}
+
+
+def measure(host: "Host") -> list[Sample]:
+    """The samples of one host at this moment."""
+    tally = host.tally
+    return [
+        *_outcomes(tally),
+        Sample("onhand_journal_appends_total", [], tally.appends),
+        Sample("onhand_journal_appended_bytes_total", [], tally.appended_bytes),
+        Sample("onhand_journal_barriers_total", [], tally.barriers),
+        Sample(
+            "onhand_journal_append_seconds",
+            [],
+            Histogram(list(Tally.SECONDS), list(tally.seconds), tally.elapsed),
+        ),
+        Sample(
+            "onhand_batch_events",
+            [],
+            Histogram([float(n) for n in Tally.BATCH], list(tally.batch), float(tally.batched)),
+        ),
+        Sample("onhand_journal_memory_ratio", [], host.fill),
+        *_shards(host),
+    ]
+
+
+def _outcomes(tally: Tally) -> list[Sample]:
+    return [
+        Sample(
+            "onhand_commands_total",
+            [("command", command.__name__.lower()), ("outcome", _STATUSES[status])],
+            count,
+        )
+        for command, counts in tally.outcomes.items()
+        for status, count in enumerate(counts)
+        if count
+    ]
+
+
+def _shards(host: "Host") -> list[Sample]:
+    owners = host.owners
+    serving = [each for each in owners if each.phase is Phase.SERVING]
+    appenders = [each.appender for each in owners if each.appender is not None]
+    samples = [
+        Sample("onhand_queued_commands", [], sum(len(each.queue) for each in owners)),
+        Sample("onhand_in_flight_commands", [], sum(len(each.in_flight) for each in owners)),
+        Sample("onhand_journal_retries_total", [], sum(each.retried for each in appenders)),
+        Sample("onhand_journal_resent_total", [], sum(each.resent for each in appenders)),
+        Sample("onhand_skus", [], sum(each.shard.state.skus.size for each in serving)),
+        Sample("onhand_shortfalls", [], sum(len(each.shard.state.shortfalls) for each in serving)),
+        Sample("onhand_remembered", [], sum(each.shard.state.remembered for each in serving)),
+    ]
+    for phase in Phase:
+        count = sum(each.phase is phase for each in owners)
+        samples.append(Sample("onhand_shards", [("phase", phase.value)], count))
+    for state in State:
+        count = sum(each.shard.state.counts[state] for each in serving)
+        samples.append(Sample("onhand_reservations", [("state", STATE_NAMES[state])], count))
+    snapshots = sum(each.snapshotter.count for each in owners if each.snapshotter is not None)
+    samples.append(Sample("onhand_snapshots_total", [], snapshots))
+    return samples
