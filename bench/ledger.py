@@ -77,13 +77,13 @@ class Ledger:
 
     def __init__(self) -> None:
         self.skus: Final = array("I")
-        self.marks: Final = bytearray()
+        self.marks = bytearray()
 
     def open(self, skus: Sequence[int]) -> int:
         """Reservations of these SKUs are about to be sent: the number of the first."""
         first = len(self.marks)
         self.skus.extend(skus)
-        self.marks.extend(bytes(len(skus)))
+        self.marks += bytes(len(skus))
         return first
 
     def answer(self, first: int, statuses: bytes, table: bytes) -> None:

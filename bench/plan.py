@@ -18,7 +18,7 @@ Arrivals = Literal["closed", "fixed", "poisson"]
 
 OPERATIONS: Final = ("reserve", "commit", "release")
 RESERVE, COMMIT, RELEASE = range(3)
-NO_ANSWER: Final = -1
+NO_ANSWER: Final = 255
 """Stands beside the statuses for a request that was never answered."""
 
 
