@@ -38,14 +38,17 @@ class BucketMap(Generic[V]):
     def get(self, key: str) -> V | None:
         return self._buckets[hash(key) & _MASK].get(key)
 
-    def put(self, key: str, value: V) -> None:
+    def put(self, key: str, value: V) -> V | None:
+        """Set the value of `key`; the one that it had before."""
         number = hash(key) & _MASK
         bucket = self._buckets[number]
         if self._uncopied and number in self._uncopied:
             self._copy(number)
-        before = len(bucket)
+        before = bucket.get(key)
+        if before is None:
+            self.size += 1
         bucket[key] = value
-        self.size += len(bucket) - before
+        return before
 
     def remove(self, key: str) -> None:
         """Remove `key`, which is there."""

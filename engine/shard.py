@@ -99,6 +99,9 @@ from engine.stock import SkuStock, Sourcing
 _ID: Final = re.compile(limits.ID_PATTERN[1:-1]).fullmatch
 _encode: Final = msgspec.msgpack.Encoder().encode
 _NAMES_MAX: Final = 10_000
+_OK: Final = Status.OK
+_MEMORY_FULL: Final = Status.MEMORY_FULL
+_RESERVED: Final = State.RESERVED
 _UNKNOWN: Final = Answer(Status.UNKNOWN_RESERVATION)
 
 
@@ -121,6 +124,8 @@ class Shard:
         self._remembered_max = remembered_max
         self._soon: list[tuple[int, str]] = []
         """Deadlines of this second and the next, a heap."""
+        self._plain: set[str] = set()
+        """Channels that are known to have no policy; a cache, bounded."""
         self._names: set[str] = set()
         """Strings that have been seen to be ids; a cache, bounded."""
         self._handlers: dict[type[Any], Callable[[Any], Answer]] = {
@@ -239,26 +244,34 @@ class Shard:
     def _reserve(self, command: Reserve) -> Answer:
         state = self.state
         name = command.reservation_id
-        mark = fingerprint((command.channel, command.ttl_seconds, command.policy, command.lines))
+        channel, ttl_seconds, requests = command.channel, command.ttl_seconds, command.lines
+        mark = fingerprint((channel, ttl_seconds, command.policy, requests))
         if state.reservations.get(name) is not None:
             found = self._current(name)
             if found is not None:
                 return self._reserve_again(name, found, mark)
         elif _ID(name) is None:
             return _invalid("reservation_id is not an id")
-        if state.remembered >= self._remembered_max:
-            return Answer(Status.MEMORY_FULL)
-        lines = self._source(command)
-        if isinstance(lines, Answer):
-            return lines
-        deadline = state.now + command.ttl_seconds * limits.SECOND_US
-        self._do(Reserved(name, mark, command.channel, deadline, lines))
+        if state.reservations.size + state.keys.size >= self._remembered_max:
+            return Answer(_MEMORY_FULL)
+        line = None
+        if len(requests) == 1 and (channel is None or channel in self._plain):
+            line = self._source_simply(requests[0])
+        if line is not None:
+            lines = [line]
+        else:
+            sourced = self._source(command)
+            if isinstance(sourced, Answer):
+                return sourced
+            lines = sourced
+        deadline = state.now + ttl_seconds * limits.SECOND_US
+        event = Reserved(name, mark, channel, deadline, lines)
+        state.reserved(event)
+        self.events.append(event)
+        if deadline < state.grace_until:
+            deadline = state.grace_until
         views = [holds.line_view(line) for line in lines]
-        deadline = max(deadline, state.grace_until)
-        return Answer(
-            Status.OK,
-            ReservationView(name, self.number, State.RESERVED, command.channel, deadline, views),
-        )
+        return Answer(_OK, ReservationView(name, self.number, _RESERVED, channel, deadline, views))
 
     def _reserve_again(self, name: str, found: Reservation, mark: bytes) -> Answer:
         if found.state is State.RELEASED and not found.lines:
@@ -278,10 +291,8 @@ class Shard:
             return _invalid("channel is not an id")
         policy = self.state.channels.get(channel) if channel is not None else None
         requests = command.lines
-        if len(requests) == 1 and policy is None:
-            line = self._source_simply(requests[0])
-            if line is not None:
-                return [line]
+        if policy is None and channel is not None and len(self._plain) < _NAMES_MAX:
+            self._plain.add(channel)
         stocks: dict[str, SkuStock] = {}
         for request in requests:
             stock = self.state.skus.get(request.sku)
@@ -309,19 +320,15 @@ class Shard:
         stock = self.state.skus.get(request.sku)
         if stock is None or stock.pools:
             return None
-        quantity = request.quantity
-        places = stock.locations
-        if len(places) > 1 and any(place.available < 0 for place in places.values()):
-            return None
-        if request.location is not None:
-            place = places.get(request.location)
-            if place is None or place.available < quantity:
+        quantity, location = request.quantity, request.location
+        chosen = None
+        for name, place in stock.locations.items():
+            free = place.on_hand - place.reserved - place.allocated - place.safety_stock
+            if free < 0:
                 return None
-            return Line(request.sku, [Part(request.location, quantity)])
-        for name, place in places.items():
-            if place.available >= quantity:
-                return Line(request.sku, [Part(name, quantity)])
-        return None
+            if free >= quantity and chosen is None and (location is None or location == name):
+                chosen = name
+        return None if chosen is None else Line(request.sku, [Part(chosen, quantity)])
 
     # --- what happens to a reservation ---
 
@@ -690,6 +697,7 @@ class Shard:
         if command.channel not in known and len(known) >= limits.CHANNELS_MAX:
             return _invalid(f"there are {limits.CHANNELS_MAX} channels already")
         if known.get(command.channel) != policy:
+            self._plain.discard(command.channel)
             self._do(ChannelSet(command.channel, policy))
         return Answer(Status.OK, ChannelView(command.channel, policy))
 

@@ -58,6 +58,7 @@ from engine.messages import (
 from engine.reservation import Reservation
 from engine.stock import LocationStock, SkuStock
 
+_RESERVED: Final = State.RESERVED
 _KEY: Final = struct.Struct(">Q8s")
 """A remembered key: when it was used, and the fingerprint of the request."""
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -114,7 +115,7 @@ class ShardState:
         self.copies: list[bytes] = []
         """SKUs that changed before that snapshot came to them, as they were."""
         self._apply: dict[type[Any], Callable[[Any], None]] = {
-            Reserved: self._reserved,
+            Reserved: self.reserved,
             Committed: self._committed,
             Released: self._released,
             Expired: self._expired,
@@ -278,10 +279,13 @@ class ShardState:
 
     # --- reservations ---
 
-    def _reserved(self, event: Reserved) -> None:
-        lines = event.lines
+    def reserved(self, event: Reserved) -> None:
+        """`apply` of the event that matters most, open to be called without the detour."""
+        name, deadline, lines = event.reservation_id, event.expires_at, event.lines
         for line in lines:
-            stock = self._touch(line.sku)
+            stock = self.skus.get(line.sku)
+            if stock is None or stock.copied != self.copying:
+                stock = self._touch(line.sku)
             for part in line.parts:
                 place = stock.locations[part.location]
                 place.reserved += part.quantity
@@ -289,21 +293,15 @@ class ShardState:
                     raise InvariantError(f"reserved more of {line.sku} than {part.location} has")
             for draw in line.draws:
                 self._drain(stock, draw)
-        if len(lines) == 1:
             stock.version += 1
-        else:
-            self._bump(lines)
-        old = self.reservations.get(event.reservation_id)
-        if old is not None:
-            self.counts[holds.unpack(old).state] -= 1
-        self.counts[State.RESERVED] += 1
-        packed = holds.pack(
-            Reservation(
-                State.RESERVED, event.expires_at, 0, event.fingerprint, event.channel, lines
-            )
-        )
-        self.reservations.put(event.reservation_id, packed)
-        self.deadlines.add(event.expires_at, event.reservation_id)
+        if len(lines) > 1:
+            self._bump_once(lines)
+        held = Reservation(_RESERVED, deadline, 0, event.fingerprint, event.channel, lines)
+        before = self.reservations.put(name, holds.pack(held))
+        if before is not None:
+            self.counts[holds.unpack(before).state] -= 1
+        self.counts[_RESERVED] += 1
+        self.deadlines.add(deadline, name)
 
     def _committed(self, event: Committed) -> None:
         found = self._held(event.reservation_id)
@@ -531,6 +529,11 @@ class ShardState:
             stock = self._touch(sku)
             stock.version += 1
             stock.physical_version += physical
+
+    def _bump_once(self, lines: list[Line]) -> None:
+        """Each line has bumped its SKU; an event counts once."""
+        for sku in {line.sku for line in lines}:
+            self._touch(sku).version -= sum(line.sku == sku for line in lines) - 1
 
     @staticmethod
     def _drain(stock: SkuStock, draw: Draw) -> None:
