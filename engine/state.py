@@ -449,7 +449,7 @@ class ShardState:
         if place.on_hand < 0:
             raise InvariantError(f"on_hand of {event.sku} at {event.location} below 0")
         stock.version += 1
-        stock.physical_version += 1
+        stock.physical_version += quantity != 0
         self._look(stock, event.location, place)
         self._use_key(event.key, event.fingerprint)
 
