@@ -24,6 +24,7 @@ import structlog
 from actors.appender import Appender, FencedError, RegressedError
 from actors.clock import Clock
 from actors.journal import Journal, JournalError
+from actors.marks import CorruptMarkError, Marks
 from actors.pending import NOT_DONE, OUTCOME_UNKNOWN
 from actors.recovery import Floor, GenesisError, claim, opened, recover
 from actors.snapshotter import Snapshotter
@@ -48,6 +49,14 @@ class Phase(Enum):
     RELEASED = "released"
 
 
+_UNTRUSTED: Final = (
+    CorruptRecordError,
+    CorruptSnapshotError,
+    CorruptMarkError,
+    RegressedError,
+    GenesisError,
+    JournalError,
+)
 ENDED: Final = frozenset((Phase.FENCED, Phase.FAILED, Phase.BROKEN, Phase.RELEASED))
 
 
@@ -110,11 +119,13 @@ class Owner:
         number: int,
         ownership: Ownership,
         journal: Journal,
-        clock: Clock,
+        marks: Marks,
+        clock_from: Callable[[int], Clock],
         tally: Tally,
         nonce: bytes,
         on_change: Callable[["Owner"], None],
     ) -> None:
+        """`clock_from` makes a clock that never goes back behind a stamp; `nonce` is random."""
         self.number = number
         self.phase = Phase.CLAIMING
         self.reason = ""
@@ -130,7 +141,9 @@ class Owner:
         self.in_flight: list[tuple[Waiter, int]] = []
         self._ownership = ownership
         self._journal = journal
-        self._clock = clock
+        self._marks = marks
+        self._clock_from = clock_from
+        self._clock = clock_from(0)
         self._tally = tally
         self._nonce = nonce
         self._on_change = on_change
@@ -187,10 +200,8 @@ class Owner:
             self._end(Phase.RELEASED, "released")
         except FencedError as error:
             self._end(Phase.FENCED, str(error))
-        except (CorruptRecordError, CorruptSnapshotError, RegressedError, GenesisError) as error:
+        except _UNTRUSTED as error:
             self._end(Phase.FAILED, f"{type(error).__name__.removesuffix('Error')}: {error}")
-        except JournalError as error:
-            self._end(Phase.FAILED, str(error))
         except asyncio.CancelledError:
             self._end(Phase.RELEASED, "cancelled")
             raise
@@ -200,6 +211,9 @@ class Owner:
 
     async def _come_up(self, floors: list[Floor]) -> None:
         ownership = self._ownership
+        mark = self._marks.read(self.number)
+        if mark is not None:
+            floors = [*floors, Floor(mark.position, mark.checksum)]
         run_id = self._journal.run_id
         ours = await claim(
             self._journal,
@@ -214,7 +228,7 @@ class Owner:
         self.epoch = ours.position.epoch
         self._turn(Phase.RECOVERING)
         found = await recover(self._journal, ours, self.shard, floors, self._note_progress)
-        self._clock.reach(self.shard.state.now)
+        self._clock = self._clock_from(self.shard.state.now)
         pointer = found.generations[-1] if found.generations else START
         self.appender = Appender(
             self._journal, self.number, ours.position, ours.checksum, pointer, run_id
