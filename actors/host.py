@@ -11,7 +11,7 @@ may be a frozen one that has woken up, and is of no more use to anybody.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Final, NamedTuple
 
 import structlog
@@ -19,7 +19,7 @@ import structlog
 from actors.clock import Clock
 from actors.config import Settings
 from actors.journal import BusyError, LostError, RedisJournal
-from actors.marks import Marks
+from actors.marks import CorruptMarkError, Marks
 from actors.owner import ENDED, Owner, Ownership, Phase, Tally
 from actors.pending import NOT_DONE, Gathered, Pending
 from actors.recovery import Floor
@@ -79,7 +79,6 @@ class Host:
         cluster_id: str,
         journal: RedisJournal,
         marks: Marks,
-        clock: Clock,
         random_bytes: Callable[[int], bytes],
         on_change: Callable[[], None],
         on_empty: Callable[[], None],
@@ -98,7 +97,6 @@ class Host:
         )
         self._journal = journal
         self._marks = marks
-        self._clock = clock
         self._random_bytes = random_bytes
         self._on_change = on_change
         self._on_empty = on_empty
@@ -139,22 +137,24 @@ class Host:
             shard,
             self._ownership,
             self._journal,
-            self._clock,
+            self._marks,
+            Clock,
             self.tally,
             self._random_bytes(16),
             self._changed,
         )
         self._owners[shard] = owner
-        task = self._loop.create_task(self._look_after(owner, floors), name=f"shard {shard}")
+        self._run(self._look_after(owner, floors))
+
+    def _run(self, work: Coroutine[None, None, None]) -> None:
+        task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _look_after(self, owner: Owner, floors: list[Floor]) -> None:
-        mark = await self._marks.read(owner.number)
-        if mark is not None:
-            floors = [*floors, Floor(mark.position, mark.checksum)]
         await owner.run(floors)
-        await self._marks.flush()
+        self._mark(owner)
+        await self._write_marks()
         if owner.phase is Phase.BROKEN:
             self._mend(owner, floors)
         elif owner.phase is Phase.FENCED and self._owners.get(owner.number) is owner:
@@ -174,7 +174,7 @@ class Host:
     def _changed(self, owner: Owner) -> None:
         if owner.phase is Phase.SERVING:
             self._mark(owner)
-            self._loop.create_task(self._marks.flush())  # errors reach the log
+            self._run(self._write_marks())
         self._on_change()
 
     def status(self) -> HostStatus:
@@ -211,7 +211,7 @@ class Host:
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait([self._keeper])
-        await self._marks.flush()
+        await self._write_marks()
 
     # --- commands ---
 
@@ -315,11 +315,14 @@ class Host:
             for owner in self._owners.values():
                 if owner.phase is Phase.SERVING:
                     self._mark(owner)
-            try:
-                await self._marks.flush()
-            except OSError as error:
-                _log.error("marks_not_written", error=str(error))
+            await self._write_marks()
             await self._look_at_memory()
+
+    async def _write_marks(self) -> None:
+        try:
+            await self._marks.write()
+        except (OSError, CorruptMarkError) as error:
+            _log.error("marks_not_written", error=str(error))
 
     async def _look_at_memory(self) -> None:
         try:
