@@ -1,0 +1,186 @@
+"""Calls that are one command each: what HTTP says, as the engine's vocabulary, and back.
+
+Each function reads one request and returns the command it stands for, or raises RefusedError; the
+answer is shown by `show`, the same way for all. Nothing here waits, and nothing decides: what a
+shopper gets is the engine's business.
+"""
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from engine import limits
+from engine.messages import (
+    UNKNOWN_HOME,
+    Answer,
+    Cancel,
+    Command,
+    Commit,
+    Extend,
+    GetAvailability,
+    GetChannel,
+    GetReservation,
+    GetStock,
+    LineMove,
+    LineRequest,
+    MoveLines,
+    Policy,
+    Release,
+    Reserve,
+    Restock,
+    SetStock,
+    Ship,
+    Status,
+)
+from engine.placement import home_of, shard_of
+from gateway import problems
+from gateway.http_input import BodyDecoder, check_id, parse_number
+from gateway.http_types import (
+    VIEWS,
+    CommitBody,
+    ExtendBody,
+    MoveBody,
+    ReleaseBody,
+    ReserveBody,
+    ReserveLine,
+    SetStockBody,
+    UnitsBody,
+)
+from gateway.problems import RefusedError, Reply, refusal_of
+
+if TYPE_CHECKING:
+    from gateway.http_api import Api
+
+RESERVE: Final = BodyDecoder(ReserveBody)
+COMMIT: Final = BodyDecoder(CommitBody, optional=True)
+RELEASE: Final = BodyDecoder(ReleaseBody, optional=True)
+EXTEND: Final = BodyDecoder(ExtendBody)
+UNITS: Final = BodyDecoder(UnitsBody, optional=True)
+MOVE: Final = BodyDecoder(MoveBody)
+SET_STOCK: Final = BodyDecoder(SetStockBody)
+
+_POLICIES: Final = {"all": Policy.ALL, "partial": Policy.PARTIAL}
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class Call:
+    """One request, as far as commands are concerned."""
+
+    __slots__ = ("api", "body", "key", "query", "subject")
+
+    api: "Api"
+    subject: str
+    """The `{id}` of the path, checked."""
+    query: dict[str, str]
+    key: str | None
+    """The Idempotency-Key, checked."""
+    body: bytes
+
+    @property
+    def home(self) -> int:
+        """The hint ?home=, or UNKNOWN_HOME."""
+        text = self.query.get("home")
+        if text is None:
+            return UNKNOWN_HOME
+        return parse_number(text, "home", 0, self.api.shards - 1)
+
+
+def show(answer: Answer, success: int) -> Reply:
+    """`answer` as the caller sees it; OK is shown as `success`."""
+    status, body = answer.status, answer.body
+    if status is Status.OK:
+        return Reply(success, _encode(VIEWS[type(body)](body)))
+    if status is Status.REPLAYED:
+        return Reply(200, _encode(VIEWS[type(body)](body)))
+    return refusal_of(answer)
+
+
+# --- reservations ----------------------------------------------------------------------------
+
+
+def reserve(call: Call) -> Command:
+    body = RESERVE.decode(call.body).value
+    name = body.reservation_id or None
+    if call.key is not None:
+        if name not in (None, call.key):
+            raise RefusedError(problems.INVALID, "reservation_id and Idempotency-Key differ")
+        name = call.key
+    if name is None:
+        home = home_of((line.sku for line in body.lines), call.api.shards)
+        name = call.api.mint(home)
+    return Reserve(
+        name,
+        _lines(body.lines),
+        body.channel or None,
+        body.ttl_seconds or limits.TTL_SECONDS_DEFAULT,
+        _POLICIES[body.policy or "all"],
+    )
+
+
+def commit(call: Call) -> Command:
+    body = COMMIT.decode(call.body).value
+    lines = [LineRequest(line.sku, line.quantity) for line in body.lines or ()]
+    return Commit(call.subject, call.home, lines or None, body.if_available is True)
+
+
+def release(call: Call) -> Command:
+    RELEASE.decode(call.body)
+    return Release(call.subject, call.home)
+
+
+def extend(call: Call) -> Command:
+    body = EXTEND.decode(call.body).value
+    return Extend(call.subject, body.ttl_seconds, call.home)
+
+
+def ship(call: Call) -> Command:
+    body = UNITS.decode(call.body).value
+    return Ship(call.subject, call.home, _lines(body.lines or ()) or None, call.key)
+
+
+def cancel(call: Call) -> Command:
+    body = UNITS.decode(call.body).value
+    return Cancel(call.subject, call.home, _lines(body.lines or ()) or None, call.key)
+
+
+def restock(call: Call) -> Command:
+    body = UNITS.decode(call.body).value
+    return Restock(call.subject, call.home, _lines(body.lines or ()) or None, call.key)
+
+
+def move(call: Call) -> Command:
+    lines = MOVE.decode(call.body).value.lines
+    moves = [
+        LineMove(line.sku, line.from_location, line.to_location, line.quantity) for line in lines
+    ]
+    return MoveLines(call.subject, moves, call.home, call.key)
+
+
+def get_reservation(call: Call) -> Command:
+    return GetReservation(call.subject, call.home)
+
+
+def _lines(lines: "list[ReserveLine] | tuple[()]") -> list[LineRequest]:
+    return [LineRequest(line.sku, line.quantity, line.location or None) for line in lines]
+
+
+# --- stock -----------------------------------------------------------------------------------
+
+
+def get_stock(call: Call) -> Command:
+    return GetStock(call.subject)
+
+
+def set_stock(call: Call) -> Command:
+    body = SET_STOCK.decode(call.body).value
+    return SetStock(call.subject, body.safety_stock or {}, body.pools or {})
+
+
+def get_availability(call: Call) -> Command:
+    channel = call.query.get("channel")
+    return GetAvailability(call.subject, None if channel is None else check_id(channel, "channel"))
+
+
+def get_channel(call: Call) -> Command:
+    """Every shard has all policies; which one is asked spreads the load, and is always the same."""
+    return GetChannel(shard_of(call.subject, call.api.shards), call.subject)

@@ -1,0 +1,291 @@
+"""Pages: what takes more than one command, or none. Served by Starlette, one task each.
+
+A page gets a `Page`, which holds the request as far as it has been checked, and returns a `Reply`
+or raises RefusedError.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from starlette.requests import Request
+
+from engine import limits
+from engine.messages import (
+    Answer,
+    Audit,
+    AuditView,
+    ChannelPolicy,
+    ChannelView,
+    Command,
+    GetChannel,
+    ListShortfalls,
+    SetChannel,
+    ShortfallPage,
+    Status,
+)
+from gateway import metrics, openapi, problems
+from gateway.http_import import Import, rows_of
+from gateway.http_input import BodyDecoder, check_id, is_json, parse_number
+from gateway.http_movements import ask_each, move_stock
+from gateway.http_reports import (
+    AuditReport,
+    Health,
+    Readiness,
+    ShardAudit,
+    ShardOwner,
+    Shards,
+)
+from gateway.http_types import ChannelBody, Shortfall, Shortfalls, channel_of
+from gateway.problems import TABLE, RefusedError, Reply
+
+if TYPE_CHECKING:
+    from gateway.http_api import Admission, Api
+
+CHANNEL: Final = BodyDecoder(ChannelBody)
+PROBE_DEADLINE_MS: Final = 2_000
+PROBE_SECONDS: Final = 0.5
+"""An answer of /readyz is good for so long, however many ask."""
+AUDIT_DEADLINE_MS: Final = 30_000
+SCRAPE_SECONDS: Final = 2.0
+SHARDS_PER_PAGE_MAX: Final = 64
+"""Shards that one page of shortfalls asks at once."""
+SHORTFALLS_MAX: Final = 1_000
+SHORTFALLS_DEFAULT: Final = 100
+FINDINGS_MAX: Final = 100
+
+_ALIVE: Final = (Status.OK, Status.UNKNOWN_CHANNEL)
+"""What a shard that is served answers to a question about any channel."""
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class Page:
+    """One request: checked, and allowed to come this far."""
+
+    def __init__(self, api: "Api", request: Request, admission: "Admission") -> None:
+        self.api = api
+        self.request = request
+        self.scope, self.subject, self.query, self.key = admission
+        self.consumed = False
+        """The body has come to its end."""
+
+    @property
+    def media(self) -> str:
+        """The Content-Type, without parameters."""
+        return self.request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+    async def body(self) -> bytes:
+        """The JSON body, bounded while it comes."""
+        if not is_json(self.request.headers.get("content-type", "").encode("latin-1")):
+            raise RefusedError(problems.UNSUPPORTED_MEDIA_TYPE)
+        body = bytearray()
+        async for chunk in self.chunks():
+            body += chunk
+            if len(body) > limits.BODY_BYTES_MAX:
+                raise RefusedError(problems.BODY_TOO_LARGE)
+        return bytes(body)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it comes. Raises ClientDisconnect if it does not come to its end."""
+        async for chunk in self.request.stream():
+            yield chunk
+        self.consumed = True
+
+
+def json_reply(body: msgspec.Struct, status: int = 200) -> Reply:
+    return Reply(status, _encode(body))
+
+
+# --- stock -----------------------------------------------------------------------------------
+
+
+async def movements(page: Page) -> Reply:
+    assert page.key is not None
+    return json_reply(await move_stock(page.api, page.scope, page.key, await page.body()))
+
+
+async def import_rows(page: Page) -> Reply:
+    if "kind" not in page.query:
+        raise RefusedError(problems.INVALID, "The query parameter kind is missing")
+    reader = rows_of(page.media, page.query["kind"])
+    job = Import(page.api, page.scope, page.key)
+    return json_reply(await job.run(reader, page.chunks()))
+
+
+async def shortfalls(page: Page) -> Reply:
+    """Shard by shard, in the order of SKUs within each; the cursor is the last row's place."""
+    limit = parse_number(
+        page.query.get("limit", str(SHORTFALLS_DEFAULT)), "limit", 1, SHORTFALLS_MAX
+    )
+    first, after = _cursor(page)
+    last = min(first + SHARDS_PER_PAGE_MAX, page.api.shards)
+    commands: list[Command] = [
+        ListShortfalls(shard, after if shard == first else None, limit)
+        for shard in range(first, last)
+    ]
+    answers = await ask_each(page.api, [page.api.narrow(each, page.scope) for each in commands])
+    found: list[Shortfall] = []
+    for shard, answer in enumerate(answers, first):
+        body = _body(answer, ShortfallPage)
+        for each in body.shortfalls:
+            found.append(Shortfall(each.sku, each.location, each.quantity))
+            if len(found) == limit:
+                return json_reply(Shortfalls(found, f"{shard}~{each.sku}~{each.location}"))
+    return json_reply(Shortfalls(found, f"{last}~~" if last < page.api.shards else None))
+
+
+def _cursor(page: Page) -> tuple[int, tuple[str, str] | None]:
+    text = page.query.get("cursor")
+    if text is None:
+        return 0, None
+    shard, _, rest = text.partition("~")
+    sku, _, location = rest.partition("~")
+    number = parse_number(shard, "cursor", 0, page.api.shards - 1)
+    if not sku:
+        return number, None
+    return number, (check_id(sku, "cursor"), check_id(location, "cursor"))
+
+
+# --- channels, audit -------------------------------------------------------------------------
+
+
+async def put_channel(page: Page) -> Reply:
+    """Every shard must take it; whoever puts it again mends what did not."""
+    body = CHANNEL.decode(await page.body()).value
+    locations = body.locations if isinstance(body.locations, list) else None
+    policy = ChannelPolicy(
+        locations, body.pools or [], body.common_stock is not False, body.buffer or 0
+    )
+    page.api.narrow(SetChannel(0, page.subject, policy), page.scope)
+    answers = await page.api.router.ask_all(lambda shard: SetChannel(shard, page.subject, policy))
+    failed = {shard: each for shard, each in answers.items() if TABLE[each.status].http >= 400}
+    if not failed:
+        return json_reply(channel_of(_body(answers[0], ChannelView)))
+    statuses = {each.status for each in failed.values()}
+    if len(failed) == len(answers) and statuses == {Status.INVALID}:
+        _body(answers[0], ChannelView)
+    shards = ", ".join(map(str, sorted(failed)))
+    detail = f"Shards that did not take the policy: {shards[:200]}. Put the same policy again."
+    raise RefusedError(TABLE[Status.OUTCOME_UNKNOWN], detail)
+
+
+async def audit(page: Page) -> Reply:
+    answers = await page.api.router.ask_all(Audit, AUDIT_DEADLINE_MS)
+    views = [_body(answer, AuditView, f"Shard {shard}") for shard, answer in answers.items()]
+    report = AuditReport(0, 0, 0, 0, 0, 0, {}, {}, 0, [], [])
+    for view in views:
+        for name in ("skus", "on_hand", "reserved", "allocated", "available", "shipped", "drift"):
+            setattr(report, name, getattr(report, name) + getattr(view, name))
+        for into, counts in ((report.reservations, view.reservations), (report.units, view.units)):
+            for state, count in counts.items():
+                into[state] = into.get(state, 0) + count
+        report.findings += (f"shard {view.shard}: {finding}" for finding in view.findings)
+        report.shards.append(
+            ShardAudit(
+                view.shard,
+                f"{view.epoch}-{view.sequence}",
+                view.digest.hex(),
+                view.drift,
+                view.findings,
+            )
+        )
+    del report.findings[FINDINGS_MAX:]
+    return json_reply(report)
+
+
+def _body(answer: Answer, body: type[Any], whose: str = "") -> Any:
+    """The body of a successful answer. Raises RefusedError if it was refused."""
+    if TABLE[answer.status].http >= 400:
+        detail = problems.problem_of(answer).detail
+        raise RefusedError(TABLE[answer.status], f"{whose}: {detail}" if whose else detail)
+    assert isinstance(answer.body, body)
+    return answer.body
+
+
+# --- the engine itself -----------------------------------------------------------------------
+
+
+async def health(page: Page) -> Reply:
+    return json_reply(Health("ok"))
+
+
+async def ready(page: Page) -> Reply:
+    return await page.api.readiness.reply()
+
+
+class ReadinessProbe:
+    """Asks every shard for a proof that it is served; many who ask at once share one probe."""
+
+    def __init__(self, api: "Api") -> None:
+        self._api = api
+        self._probe: asyncio.Task[Reply] | None = None
+        self._asked_at = 0.0
+
+    async def reply(self) -> Reply:
+        """The latest finding, at most PROBE_SECONDS old."""
+        now = asyncio.get_running_loop().time()
+        if self._probe is None or (self._probe.done() and now - self._asked_at > PROBE_SECONDS):
+            self._probe = asyncio.create_task(self._ask())
+            self._asked_at = now
+        return await asyncio.shield(self._probe)
+
+    async def close(self) -> None:
+        """Ask no more."""
+        if self._probe is not None:
+            self._probe.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._probe
+
+    async def _ask(self) -> Reply:
+        router = self._api.router
+        waiting = {shard for shard, (_, address) in router.owners().items() if address is None}
+        waiting |= set(range(self._api.shards)) - router.owners().keys()
+        if not waiting:
+            answers = await router.ask_all(
+                lambda shard: GetChannel(shard, "ready"), PROBE_DEADLINE_MS
+            )
+            waiting = {shard for shard, each in answers.items() if each.status not in _ALIVE}
+        if waiting:
+            shards = ", ".join(map(str, sorted(waiting)))
+            detail = f"Shards without an owner that answers: {shards[:200]}."
+            return problems.refusal(problems.NOT_READY, detail)
+        return json_reply(Readiness("ready", self._api.shards))
+
+
+async def shards(page: Page) -> Reply:
+    _only_operators(page)
+    router = page.api.router
+    owners = router.owners()
+    rows = []
+    for shard in range(page.api.shards):
+        epoch, address = owners.get(shard, (None, None))
+        head = router.heads.get(shard)
+        rows.append(ShardOwner(shard, epoch, address, None if head is None else str(head)))
+    return json_reply(Shards(rows))
+
+
+async def scrape(page: Page) -> Reply:
+    _only_operators(page)
+    api = page.api
+    try:
+        hosts = await asyncio.wait_for(api.host_statistics(), SCRAPE_SECONDS)
+    except (TimeoutError, OSError):
+        hosts = None
+    payload, media = metrics.render(
+        page.request.headers.get("accept", ""),
+        api.counters.samples(),
+        api.router.statistics(),
+        hosts,
+    )
+    return Reply(200, payload, media.encode())
+
+
+async def describe(page: Page) -> Reply:
+    return Reply(200, openapi.document(page.api.routes))
+
+
+def _only_operators(page: Page) -> None:
+    if page.scope.channel is not None:
+        raise RefusedError(problems.FORBIDDEN, "This is for operators' keys.")

@@ -1,0 +1,183 @@
+"""Metrics: plain integers while serving, Prometheus only when somebody scrapes.
+
+Counting a request costs two dictionary updates and a bisection; nothing is formatted, locked or
+summed until `render` is called, which asks the hosts for their counters as well. Names start with
+`onhand_`, units are base units, totals end in `_total`; no label holds a SKU, an id or anything
+else that a caller can invent, so the number of series is bounded.
+
+| of a gateway | what |
+|---|---|
+| `onhand_http_requests_total{operation,code}` | answered requests |
+| `onhand_http_request_duration_seconds{operation}` | from a request's last byte to its answer |
+| `onhand_http_requests_in_flight` | requests that wait for their answer |
+| `onhand_http_connections` | open connections |
+| `onhand_http_connections_refused_total` | connections beyond the limit |
+| `onhand_http_malformed_total` | requests that were not HTTP, too large or too slow |
+| `onhand_import_rows_total{outcome}` | imported rows: applied, replayed, failed |
+| `onhand_router_answers_total{status}` | answers of hosts, or for want of them of the router |
+| `onhand_router_in_flight` `_waiting` | commands without answer; of those, not yet sent |
+| `onhand_router_links_up` `_map_version` `_homes_remembered` | as they are now |
+| `onhand_router_frames_total` `_commands_sent_total` `_resends_total` | what went to hosts |
+| `onhand_router_searches_total` `_shed_total` | lookups of a home; commands refused for load |
+| `onhand_scrape_hosts_silent` | 1 if the hosts' counters could not be had for this scrape |
+
+What a host samples appears under its own names, prefixed and labelled with `host`.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from engine.messages import Histogram, Sample, Statistics
+from gateway.router import RouterStatistics
+
+PREFIX: Final = "onhand_"
+BOUNDS_SECONDS: Final = (
+    *(0.000_25, 0.000_5, 0.001, 0.002, 0.004, 0.008, 0.016),
+    *(0.032, 0.064, 0.125, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0),
+)
+_NOW: Final = {"in_flight", "waiting", "links_up", "map_version", "homes_remembered"}
+"""Of a router's statistics, those that do not only grow."""
+HELP: Final = {
+    "http_requests": "Answered requests.",
+    "http_request_duration_seconds": "From a request's last byte to its answer.",
+    "http_requests_in_flight": "Requests that wait for their answer.",
+    "http_connections": "Open connections.",
+    "http_connections_refused": "Connections beyond the limit.",
+    "http_malformed": "Requests that were not HTTP, too large or too slow.",
+    "import_rows": "Imported rows.",
+    "scrape_hosts_silent": "1 if the hosts' counters could not be had for this scrape.",
+}
+
+
+class OperationCounters:
+    """Of one operation: answers by HTTP status, and how long they took."""
+
+    __slots__ = ("codes", "counts", "seconds")
+
+    def __init__(self) -> None:
+        self.codes: dict[int, int] = {}
+        self.counts = [0] * (len(BOUNDS_SECONDS) + 1)
+        self.seconds = 0.0
+
+    def observe(self, code: int, seconds: float) -> None:
+        """Count one answer."""
+        self.codes[code] = self.codes.get(code, 0) + 1
+        self.counts[bisect_left(BOUNDS_SECONDS, seconds)] += 1
+        self.seconds += seconds
+
+
+class EdgeCounters:
+    """What the HTTP side of one gateway counts."""
+
+    def __init__(self, operations: Iterable[str]) -> None:
+        self.operations = {name: OperationCounters() for name in operations}
+        self.in_flight = 0
+        self.connections = 0
+        self.connections_refused = 0
+        self.malformed = 0
+        self.rows = {"applied": 0, "replayed": 0, "failed": 0}
+
+    def samples(self) -> list[Sample]:
+        """All of it, as it stands."""
+        found = [
+            Sample("http_requests_in_flight", [], self.in_flight),
+            Sample("http_connections", [], self.connections),
+            Sample("http_connections_refused_total", [], self.connections_refused),
+            Sample("http_malformed_total", [], self.malformed),
+        ]
+        for outcome, rows in self.rows.items():
+            found.append(Sample("import_rows_total", [("outcome", outcome)], rows))
+        for name, counters in self.operations.items():
+            labels = [("operation", name)]
+            for code, count in sorted(counters.codes.items()):
+                found.append(Sample("http_requests_total", [*labels, ("code", str(code))], count))
+            if counters.codes:
+                latency = Histogram([*BOUNDS_SECONDS], [*counters.counts], counters.seconds)
+                found.append(Sample("http_request_duration_seconds", labels, latency))
+        return found
+
+
+def render(
+    accept: str,
+    gateway: Iterable[Sample],
+    router: RouterStatistics,
+    hosts: list[tuple[str, Statistics]] | None,
+) -> tuple[bytes, str]:
+    """The page, and its media type as `accept` prefers it; `hosts` None = they were silent."""
+    samples = [*gateway, Sample("scrape_hosts_silent", [], float(hosts is None))]
+    samples += _router_samples(router)
+    for host, statistics in hosts or []:
+        for sample in statistics.samples:
+            labels = [("host", host), *sample.labels]
+            samples.append(Sample(sample.name, labels, sample.value))
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Scrape(samples))
+    encode, media = choose_encoder(accept)
+    return encode(registry), media
+
+
+def _router_samples(statistics: RouterStatistics) -> Iterator[Sample]:
+    for name, value in statistics._asdict().items():
+        if name == "answers":
+            for status, count in statistics.answers.items():
+                labels = [("status", status.name.lower())]
+                yield Sample("router_answers_total", labels, count)
+        else:
+            yield Sample(f"router_{name}{'' if name in _NOW else '_total'}", [], value)
+
+
+class _Scrape(Collector):
+    """One scrape: samples as Prometheus families."""
+
+    def __init__(self, samples: list[Sample]) -> None:
+        self._samples = samples
+
+    def collect(self) -> Iterator[Metric]:
+        families: dict[str, Metric] = {}
+        for sample in self._samples:
+            name = sample.name.removesuffix("_total")
+            family = families.get(name)
+            if family is None:
+                family = families[name] = _family(name, sample)
+            _add(family, sample)
+        yield from families.values()
+
+
+def _family(name: str, sample: Sample) -> Metric:
+    full, text = PREFIX + name.removeprefix(PREFIX), HELP.get(name, name.replace("_", " "))
+    labels = [label for label, _ in sample.labels]
+    if isinstance(sample.value, Histogram):
+        return HistogramMetricFamily(full, text, labels=labels)
+    if sample.name.endswith("_total"):
+        return CounterMetricFamily(full, text, labels=labels)
+    return GaugeMetricFamily(full, text, labels=labels)
+
+
+def _add(family: Metric, sample: Sample) -> None:
+    values = [value for _, value in sample.labels]
+    reading = sample.value
+    if isinstance(family, HistogramMetricFamily) and isinstance(reading, Histogram):
+        family.add_metric(values, _buckets(reading), reading.total)
+    elif isinstance(family, CounterMetricFamily | GaugeMetricFamily):
+        assert not isinstance(reading, Histogram), sample.name
+        family.add_metric(values, reading)
+
+
+def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
+    """Cumulative counts, as Prometheus wants them."""
+    total, buckets = 0, []
+    for bound, count in zip([*histogram.bounds, float("inf")], histogram.counts, strict=True):
+        total += count
+        buckets.append(("+Inf" if bound == float("inf") else repr(bound), float(total)))
+    return buckets

@@ -1,0 +1,146 @@
+"""An engine in one process, for tests of HTTP: real shards, no journal, no network, no waiting.
+
+It is what `gateway.http_api.Engine` asks for. A test may hold back answers, replace them, or move
+the clock.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+
+from engine import limits
+from engine.codec import Position
+from engine.messages import (
+    Answer,
+    Command,
+    Receive,
+    Reserve,
+    Sample,
+    Statistics,
+    Status,
+)
+from engine.placement import home_of, shard_of
+from engine.scope import OPERATOR, Scope
+from engine.shard import Shard
+from gateway.homes import home_in, mint
+from gateway.http_api import Api
+from gateway.http_edge import HttpEdge
+from gateway.http_table import route_table
+from gateway.router import RouterStatistics
+
+SHARDS = 4
+START_US = 1_796_000_000 * limits.SECOND_US
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Command).decode
+
+
+class LocalEngine:
+    """Commands are executed as they come, one batch each."""
+
+    def __init__(self, shards: int = SHARDS) -> None:
+        self.shards = [Shard(number, shards) for number in range(shards)]
+        self.heads: dict[int, Position] = {0: Position(3, 7)}
+        self.now = START_US
+        self.replaced: Callable[[Command], Answer | None] = lambda command: None
+        """What is answered instead; None = what the shard says."""
+        self.held: list[Callable[[], None]] | None = None
+        """Where answers are put, if they are held back."""
+        self.commands: list[Command] = []
+
+    def forward(self, command: Command, deadline_ms: int, reply: Callable[[Answer], None]) -> None:
+        """Execute and answer at once, or hold the answer back."""
+        assert 0 < deadline_ms <= limits.DEADLINE_MS_MAX
+        assert command == _decode(_encode(command))
+        self.commands.append(command)
+        answer = self.replaced(command) or self._execute(command)
+        if self.held is None:
+            reply(answer)
+        else:
+            self.held.append(lambda: reply(answer))
+
+    async def ask(self, command: Command, deadline_ms: int = limits.DEADLINE_MS_DEFAULT) -> Answer:
+        """The answer to one command."""
+        answers: list[Answer] = []
+        self.forward(command, deadline_ms, answers.append)
+        return answers[0]
+
+    async def ask_all(
+        self, make: Callable[[int], Command], deadline_ms: int = limits.DEADLINE_MS_DEFAULT
+    ) -> dict[int, Answer]:
+        """The answers of all shards."""
+        return {each.number: await self.ask(make(each.number)) for each in self.shards}
+
+    def owners(self) -> dict[int, tuple[int, str | None]]:
+        """All shards are owned."""
+        return {each.number: (3, "unix:/run/host-1") for each in self.shards}
+
+    def statistics(self) -> RouterStatistics:
+        """Some numbers."""
+        return RouterStatistics(1, 2, 3, 4, {Status.OK: 5}, 6, 7, 8, 9, 10, 11)
+
+    def _execute(self, command: Command) -> Answer:
+        shard = self._shard(command)
+        self.now += 1
+        shard.begin(self.now)
+        answer = shard.execute(command)
+        shard.close()
+        return answer
+
+    def _shard(self, command: Any) -> Shard:
+        if isinstance(command, Reserve):
+            return self.shards[home_of([line.sku for line in command.lines], len(self.shards))]
+        if hasattr(command, "reservation_id"):
+            known = [each for each in self.shards if each.knows(command.reservation_id, None)]
+            hint = command.home if command.home >= 0 else home_in(command.reservation_id)
+            return known[0] if known else self.shards[hint % len(self.shards)]
+        if hasattr(command, "sku"):
+            return self.shards[shard_of(command.sku, len(self.shards))]
+        return self.shards[command.shard]
+
+    def receive(self, sku: str, quantity: int, location: str = "berlin") -> None:
+        """Stock, behind the API's back."""
+        assert self._execute(Receive(sku, location, quantity)).status is Status.OK
+
+
+class Keys:
+    """Scopes by key; without a key, `anonymous`."""
+
+    def __init__(self, anonymous: Scope | None = OPERATOR, **keys: Scope) -> None:
+        self.anonymous = anonymous
+        self.keys = keys
+
+    def __call__(self, key: str | None, peer: str) -> Scope | None:
+        return self.anonymous if key is None else self.keys.get(key)
+
+
+async def host_statistics() -> list[tuple[str, Statistics]]:
+    """One host, one sample."""
+    return [("host-1", Statistics([Sample("shard_queue_commands", [("shard", "0")], 3)]))]
+
+
+def make_api(engine: LocalEngine, authenticate: Keys | None = None, **options: Any) -> Api:
+    """An Api over `engine`; ids are minted in sequence."""
+    count = iter(range(1_000_000))
+    return Api(
+        engine,
+        len(engine.shards),
+        route_table(),
+        authenticate or Keys(),
+        lambda home: mint(home, 0, next(count).to_bytes(8)),
+        options.pop("host_statistics", host_statistics),
+        **options,
+    )
+
+
+@asynccontextmanager
+async def serve(api: Api, **options: Any) -> AsyncIterator[tuple[str, int]]:
+    """Serve `api` on a free port of loopback: its host and port."""
+    edge = HttpEdge(api, **options)
+    address = await edge.listen("tcp:127.0.0.1:0")
+    try:
+        yield "127.0.0.1", int(address.rpartition(":")[2])
+    finally:
+        await edge.close()
