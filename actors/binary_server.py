@@ -110,6 +110,7 @@ class BinaryServer:
         self.handshake_seconds = handshake_seconds
         self.stalled_seconds = stalled_seconds
         self._connections_max = connections_max
+        self._sweep_seconds = min(SWEEP_SECONDS, handshake_seconds, stalled_seconds)
         self.connections: set[Connection] = set()
         self._listeners: list[asyncio.Server] = []
         self._paths: list[tuple[str, int]] = []
@@ -136,7 +137,7 @@ class BinaryServer:
             )
         self._listeners.append(listener)
         if self._sweeper is None:
-            self._sweeper = loop.call_later(SWEEP_SECONDS, self._sweep, loop)
+            self._sweeper = loop.call_later(self._sweep_seconds, self._sweep, loop)
         return str(where)
 
     async def close(self) -> None:
@@ -209,7 +210,7 @@ class BinaryServer:
         for connection in [each for each in self.connections if each.is_stalled(now)]:
             self.stalled += 1
             connection.abort()
-        self._sweeper = loop.call_later(SWEEP_SECONDS, self._sweep, loop)
+        self._sweeper = loop.call_later(self._sweep_seconds, self._sweep, loop)
 
 
 class Connection(asyncio.Protocol):
@@ -217,12 +218,15 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_ahead",
+        "_backlog",
         "_closing",
         "_held",
         "_moved_at",
         "_out",
+        "_out_bytes",
         "_reader",
         "_reply",
+        "_resuming",
         "_scope",
         "_server",
         "_slow",
@@ -242,9 +246,12 @@ class Connection(asyncio.Protocol):
         self.in_flight: dict[int, int] = {}  # request id → weight
         self._ahead = 0  # the sum of those weights
         self._out: list[bytes] = []
+        self._out_bytes = 0
         self._closing = False
         self._slow = False  # the peer does not take its answers
         self._held = False  # we do not read
+        self._resuming = False  # but shall, in the next turn of the event loop
+        self._backlog: list[bytes] = []  # what was read before the pause, and not yet taken
         self._moved_at = 0.0  # when bytes last came in, or the peer became slow
 
     # --- what the event loop calls -----------------------------------------------------------
@@ -274,10 +281,10 @@ class Connection(asyncio.Protocol):
                 payloads = self._greet(payloads)
             else:
                 self._moved_at = self.loop.time()
-            for payload in payloads:
-                if self._closing:
-                    return
-                self._take(payload, self._scope)
+            if self._held:
+                self._backlog += payloads
+            elif self._scope is not None:
+                self._take_all(payloads, self._scope)
         except WireError as error:
             server.protocol_errors += 1
             self._refuse(Status.INVALID, str(error))
@@ -310,7 +317,31 @@ class Connection(asyncio.Protocol):
         self._write(self._server.hello)
         return payloads[1:]
 
-    def _take(self, payload: bytes, scope: Scope | None) -> None:
+    def _take_all(self, payloads: list[bytes], scope: Scope) -> None:
+        """Take these, up to where the peer must wait; the others stay here until it need not."""
+        for index, payload in enumerate(payloads):
+            if self._held:
+                self._backlog = payloads[index:] + self._backlog
+                return
+            if self._closing:
+                return
+            self._take(payload, scope)
+
+    def _catch_up(self) -> None:
+        """Take what came before the pause, then read on."""
+        assert self._scope is not None
+        backlog, self._backlog = self._backlog, []
+        self._held = False
+        try:
+            self._take_all(backlog, self._scope)
+        except WireError as error:
+            self._server.protocol_errors += 1
+            self._refuse(Status.INVALID, str(error))
+        if not self._held and not self._closing:
+            self._moved_at = self.loop.time()
+            self._transport.resume_reading()
+
+    def _take(self, payload: bytes, scope: Scope) -> None:
         server = self._server
         try:
             request = decode_request(payload)
@@ -331,7 +362,6 @@ class Connection(asyncio.Protocol):
             if scope is OPERATOR:
                 server.handler.submit(request, scope, self._reply)
             else:
-                assert scope is not None
                 self._submit_narrowed(request, scope)
         except Exception:  # a handler's mistake must cost its own request, not the server
             server.handler_errors += 1
@@ -367,13 +397,16 @@ class Connection(asyncio.Protocol):
         if len(frame) > limits.FRAME_BYTES_MAX:
             frame = encode_frame(_cut(response))
         self._write(frame)
-        if self._held and self._ahead <= RESUME_WEIGHT:
+        if self._held:
             self._let_go()
 
     def _write(self, frame: bytes) -> None:
         if not self._out:
             self._server.flush_soon(self)
         self._out.append(frame)
+        self._out_bytes += len(frame)
+        if self._out_bytes > WRITE_HIGH_BYTES:
+            self.flush()
 
     def flush(self) -> None:
         """Write what was collected; close on a peer that has left too much unread."""
@@ -382,6 +415,7 @@ class Connection(asyncio.Protocol):
         out = self._out
         data = out[0] if len(out) == 1 else b"".join(out)
         self._out = []
+        self._out_bytes = 0
         self._server.bytes_sent += len(data)
         self._transport.write(data)
         if self._slow and self._transport.get_write_buffer_size() > limits.WRITE_BUFFER_BYTES_MAX:
@@ -396,10 +430,15 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def _let_go(self) -> None:
-        if self._held and not self._slow and not self._closing and self._ahead <= RESUME_WEIGHT:
-            self._held = False
-            self._moved_at = self.loop.time()
-            self._transport.resume_reading()
+        """Go on, soon: who calls may be in the middle of a request."""
+        if self._held and not self._slow and self._ahead <= RESUME_WEIGHT and not self._resuming:
+            self._resuming = True
+            self.loop.call_soon(self._resume)
+
+    def _resume(self) -> None:
+        self._resuming = False
+        if not self._slow and not self._closing:
+            self._catch_up()
 
     def is_stalled(self, now: float) -> bool:
         """Whether the peer has kept us waiting for too long."""
