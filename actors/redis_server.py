@@ -49,7 +49,8 @@ from engine import limits
 SOCKET_PATH_BYTES_MAX: Final = 107
 MEMORY_SHARE: Final = 0.4
 """Of the machine's memory; a rewrite of the append-only file may need as much again."""
-_STOP_SECONDS: Final = 10.0
+GRACE_SECONDS_DEFAULT: Final = 10.0
+"""For a server to end in peace before it is killed."""
 _LOG_BYTES_MAX: Final = 4 << 20
 _LOG_TAIL_BYTES: Final = 2_000
 _BACKOFF_FIRST: Final = 0.1
@@ -181,12 +182,14 @@ class RedisServer:
         memory_bytes: int | None = None,
         socket: Path | None = None,
         binary: Path | None = None,
+        grace_seconds: float = GRACE_SECONDS_DEFAULT,
     ) -> None:
         self._directory = directory.resolve()
         self._fsync = fsync
         self._memory_bytes = memory_bytes or int(machine_memory_bytes() * MEMORY_SHARE)
         self._binary = binary or find_binary()
         self._socket = socket
+        self._grace_seconds = grace_seconds
         self._process: asyncio.subprocess.Process | None = None
         self._spawning = asyncio.Lock()
         self._stopped = asyncio.Event()
@@ -239,13 +242,13 @@ class RedisServer:
                 self.trouble = str(error)
                 _log.error("redis does not start", reason=str(error))
 
-    async def stop(self, grace_seconds: float = _STOP_SECONDS) -> None:
+    async def stop(self) -> None:
         """End it, in peace if it can within the grace, and tidy up. The data stays."""
         self._stopped.set()
         async with self._spawning:
             process, self._process = self._process, None
             if process is not None:
-                await _end(process, grace_seconds)
+                await _end(process, self._grace_seconds)
                 self._tidy_up()
         self.state = ServerState.STOPPED
 
@@ -280,7 +283,7 @@ class RedisServer:
             async with asyncio.timeout(timeout):
                 await self._loaded(process)
         except OSError as error:
-            await _end(process, _STOP_SECONDS)
+            await _end(process, self._grace_seconds)
             why = str(error) or f"not within {timeout:g} s"
             raise RedisServerError(f"redis did not load: {why}") from error
         self.state, self.trouble = ServerState.SERVING, None
@@ -300,7 +303,7 @@ class RedisServer:
 
     async def _await_lock(self, lock: int) -> None:
         """A killed server's rewriting child may hold it a little longer."""
-        for _ in range(int(_STOP_SECONDS / _POLL_SECONDS)):
+        for _ in range(int(self._grace_seconds / _POLL_SECONDS)):
             if _try_lock(lock):
                 return
             await asyncio.sleep(_POLL_SECONDS)
@@ -312,7 +315,7 @@ class RedisServer:
             leftover = read_identity(self._file("identity"))
         except ValueError as error:
             raise RedisServerError(str(error)) from error
-        if leftover is not None and await terminate(leftover, _STOP_SECONDS):
+        if leftover is not None and await terminate(leftover, self._grace_seconds):
             _log.warning("ended a server left behind", pid=leftover.pid)
 
     async def _spawn(self) -> asyncio.subprocess.Process:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from actors.config import Fsync
-from actors.redis_server import RedisServer, find_binary
+from actors.redis_server import GRACE_SECONDS_DEFAULT, RedisServer, find_binary
 
 SERVERS = ("valkey", "redis")
 MEMORY_BYTES = 64 << 20
@@ -29,10 +29,21 @@ def binary_of(name: str) -> Path:
 
 @asynccontextmanager
 async def running(
-    directory: Path, name: str, *, fsync: Fsync = "always", memory_bytes: int = MEMORY_BYTES
+    directory: Path,
+    name: str,
+    *,
+    fsync: Fsync = "always",
+    memory_bytes: int = MEMORY_BYTES,
+    grace_seconds: float = GRACE_SECONDS_DEFAULT,
 ) -> AsyncIterator[RedisServer]:
     """A server on `directory`, ended afterwards."""
-    server = RedisServer(directory, fsync=fsync, memory_bytes=memory_bytes, binary=binary_of(name))
+    server = RedisServer(
+        directory,
+        fsync=fsync,
+        memory_bytes=memory_bytes,
+        binary=binary_of(name),
+        grace_seconds=grace_seconds,
+    )
     await server.start(timeout=30)
     try:
         yield server
