@@ -27,6 +27,7 @@ COLUMN_SUFFIXES = {".cfg", ".py", ".sh", ".toml", ".yaml", ".yml"}
 COLUMNS_MAX = 100
 FUNCTION_LINES_MAX = 70
 FILE_LINES_MAX = 700
+LONGER_FILES = {"engine/messages.py": "the whole vocabulary is one file, and no logic"}
 
 # Imports point one way; a room may import itself and the rooms named here.
 DIRECTION = {
@@ -72,6 +73,9 @@ ENGINE_BANNED_CALLS = {
     "datetime.date.today": CLOCK,
     "hash": "use zlib.crc32, which is the same in every process",
     "open": MACHINE,
+}
+ENGINE_ALLOWED_CALLS = {
+    ("engine/maps.py", "hash"): "picks a bucket, which nothing outside the map can see",
 }
 
 SAFE_BYTES = "use msgpack, decoded into types"
@@ -210,7 +214,12 @@ def import_direction(source: Source) -> Iterator[str]:
 def pure_engine(source: Source) -> Iterator[str]:
     if source.room == "engine":
         yield from banned_imports(source, ENGINE_BANNED_IMPORTS)
-        yield from banned_calls(source, ENGINE_BANNED_CALLS)
+        banned = {
+            call: advice
+            for call, advice in ENGINE_BANNED_CALLS.items()
+            if (source.path, call) not in ENGINE_ALLOWED_CALLS
+        }
+        yield from banned_calls(source, banned)
 
 
 def wrapped_libraries(source: Source) -> Iterator[str]:
@@ -264,7 +273,7 @@ def function_length(source: Source) -> Iterator[str]:
 
 def file_length(source: Source) -> Iterator[str]:
     lines = len(source.text.splitlines())
-    if lines > FILE_LINES_MAX:
+    if lines > FILE_LINES_MAX and source.path not in LONGER_FILES:
         what = f"{lines} lines of at most {FILE_LINES_MAX}"
         yield source.at(FILE_LINES_MAX + 1, what, "move one noun to a module beside it")
 

@@ -1,0 +1,104 @@
+"""The open batch of a shard: the state it is decided against, and the events it has made.
+
+Rules read the state and call `do` with an event, which applies it at once: the next command of the
+batch is decided against what this one left. What is here is what all rules need.
+"""
+
+import re
+from hashlib import blake2b
+from typing import Final
+
+import msgspec
+
+from engine import limits
+from engine.messages import (
+    Answer,
+    Detail,
+    Event,
+    ShortfallChanged,
+    Status,
+)
+from engine.state import ShardState
+from engine.stock import SkuStock
+
+_ID: Final = re.compile(limits.ID_PATTERN[1:-1]).fullmatch
+_NAMES_MAX: Final = 10_000
+_encode: Final = msgspec.msgpack.Encoder().encode
+
+
+def fingerprint(content: object) -> bytes:
+    """8 bytes of a request's content as it was sent."""
+    return blake2b(_encode(content), digest_size=8).digest()
+
+
+def invalid(message: str) -> Answer:
+    return Answer(Status.INVALID, Detail(message))
+
+
+class Batch:
+    """The batch that is open, for all rules of one shard."""
+
+    __slots__ = ("_names", "_remembered_max", "events", "number", "shards", "state")
+
+    def __init__(self, number: int, shards: int, state: ShardState, remembered_max: int) -> None:
+        self.number = number
+        self.shards = shards
+        self.state = state
+        self.events: list[Event] = []
+        self._remembered_max = remembered_max
+        self._names: set[str] = set()
+        """Strings that have been seen to be ids; a cache, bounded."""
+
+    def do(self, event: Event) -> None:
+        """Apply `event` and note it."""
+        self.state.apply(event)
+        self.events.append(event)
+        if self.state.changed_shortfalls:
+            self._make_shortfalls_known()
+
+    def is_full(self) -> bool:
+        """Whether no further reservation or key can be remembered."""
+        state = self.state
+        return state.reservations.size + state.keys.size >= self._remembered_max
+
+    def is_id(self, name: str) -> bool:
+        """Whether `name`, which is likely to come again, is an id."""
+        if name in self._names:
+            return True
+        if _ID(name) is None:
+            return False
+        if len(self._names) >= _NAMES_MAX:
+            self._names.clear()
+        self._names.add(name)
+        return True
+
+    def may_use_key(self, key: str) -> Answer | None:
+        """Why a key that is new cannot be remembered, if it cannot."""
+        if not self.is_id(key):
+            return invalid("key is not an id")
+        return Answer(Status.MEMORY_FULL) if self.is_full() else None
+
+    def room(self, stock: SkuStock, location: str, quantity: int) -> Answer | None:
+        """Why `quantity` more units cannot be put at `location`, if they cannot."""
+        place = stock.locations.get(location)
+        if place is None:
+            if not self.is_id(location):
+                return invalid("location is not an id")
+            if len(stock.locations) >= limits.LOCATIONS_MAX:
+                return invalid(f"the SKU has {limits.LOCATIONS_MAX} locations already")
+        if (place.on_hand if place else 0) + quantity > limits.QUANTITY_MAX:
+            return Answer(Status.QUANTITY_OVERFLOW)
+        return None
+
+    def _make_shortfalls_known(self) -> None:
+        changed, self.state.changed_shortfalls = self.state.changed_shortfalls, []
+        for stock, name in changed:
+            place = stock.locations[name]
+            short = max(0, -place.available)
+            if short != place.short:
+                self.do(ShortfallChanged(stock.sku, name, short))
+
+
+def is_id(name: str) -> bool:
+    """Whether `name`, which is not likely to come again, is an id."""
+    return _ID(name) is not None
