@@ -34,7 +34,7 @@ FINDINGS_MAX: Final = 20
 class Totals(msgspec.Struct):
     """Units over all SKUs of the run."""
 
-    received: int
+    on_hand: int
     reserved: int
     allocated: int
 

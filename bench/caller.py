@@ -22,7 +22,10 @@ class CallerError(Exception):
 class Caller:
     """One connection of the binary protocol, in an `async with`."""
 
-    def __init__(self, address: str, key: str | None) -> None:
+    def __init__(
+        self, address: str, key: str | None, connect_seconds: float = CONNECT_SECONDS
+    ) -> None:
+        self._connect_seconds = connect_seconds
         self._settled = asyncio.Event()
         self._link = Link(address, key, lambda link: self._settled.set())
         self.shards = 0
@@ -31,7 +34,7 @@ class Caller:
     async def __aenter__(self) -> Self:
         self._link.start()
         try:
-            async with asyncio.timeout(CONNECT_SECONDS):
+            async with asyncio.timeout(self._connect_seconds):
                 await self._settled.wait()
         except TimeoutError:
             await self._link.close()

@@ -37,7 +37,6 @@ from bench.plan import (
 from bench.requests import Act, Dialect
 from bench.scenarios import Parcel, parcels
 from bench.ticker import Ticker
-from engine import limits
 from engine.messages import Status
 
 ACCEPTED: Final = (Status.OK, Status.REPLAYED)
@@ -45,8 +44,6 @@ FATES: Final = 1 << 16
 WAKE_UP_NS: Final = 100_000
 """The least time between two looks at the schedule: what falls due in between goes together."""
 LIVE_SAMPLE: Final = 2_000
-DRAIN_SECONDS: Final = limits.DEADLINE_MS_DEFAULT / 1_000 + 5
-"""How long the last answers may take once the time is over."""
 
 COMMIT_IT, RELEASE_IT, HOLD_IT = range(3)
 
@@ -143,10 +140,10 @@ class Driver:
         self._end_ns = self._begin_ns + plan.duration_ns
         self._before = self._after = (list(self._answered), time.process_time_ns())
         loop = asyncio.get_running_loop()
-        self._timers = [
-            loop.call_later((self._begin_ns - time.monotonic_ns()) / 1e9, self._begin),
-            loop.call_later((self._end_ns - time.monotonic_ns()) / 1e9, self._end),
-        ]
+        self._timers = [loop.call_later((self._end_ns - time.monotonic_ns()) / 1e9, self._end)]
+        if plan.warm_up_ns:
+            delay = (self._begin_ns - time.monotonic_ns()) / 1e9
+            self._timers.append(loop.call_later(delay, self._begin))
         self._schedule: Iterator[int] | None = None
         if plan.arrivals != "closed":
             self._schedule = schedule(plan, start_ns, self._random)
@@ -155,7 +152,6 @@ class Driver:
         self._fill(time.monotonic_ns())
 
     def _begin(self) -> None:
-        self._begin_ns = min(self._begin_ns, time.monotonic_ns())
         self._before = (list(self._answered), time.process_time_ns())
 
     def _end(self) -> None:
@@ -168,7 +164,7 @@ class Driver:
             timer.cancel()
         if self._schedule is not None:
             self._ticker.close()
-        asyncio.get_running_loop().call_later(DRAIN_SECONDS, self.give_up)
+        asyncio.get_running_loop().call_later(self._plan.drain_ns / 1e9, self.give_up)
         self._check_end()
 
     def stop(self) -> None:
@@ -231,9 +227,10 @@ class Driver:
         connection.send(
             request_id, self._dialect.reserve(self._templates[index], request_id, first, count)
         )
-        self._left -= count
-        if self._left < count:
-            self._end()
+        if intended >= self._begin_ns:
+            self._left -= count
+            if self._left < count:
+                self._end()
 
     def _finish(self, connection: Connection, acts: Sequence[Act], parcel: Parcel) -> None:
         now = time.monotonic_ns()

@@ -28,6 +28,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     poisson: bool = False
     warm_up: float = 2.0
     duration: float = 10.0
+    drain: float = 10.0
     operations: int | None = None
     processes: int = 1
     seed: int = 1
@@ -42,8 +43,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
                 raise BenchError(f"--{name.replace('_', '-')} must be above 0")
         if not 1 <= self.frame <= limits.COMMANDS_PER_FRAME_MAX:
             raise BenchError(f"--frame must be 1 to {limits.COMMANDS_PER_FRAME_MAX}")
-        if self.duration <= 0 or self.warm_up < 0 or self.processes < 1:
-            raise BenchError("--duration and --processes must be above 0, --warm-up not below")
+        if self.warm_up < 0 or self.drain < 0:
+            raise BenchError("--warm-up and --drain must not be below 0")
+        if self.duration <= 0 or self.processes < 1:
+            raise BenchError("--duration and --processes must be above 0")
         if self.via == "http" and self.frame > 1:
             raise BenchError("--frame needs the binary protocol: HTTP takes one command a request")
         if self.poisson and self.rate is None:

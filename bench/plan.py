@@ -49,8 +49,10 @@ class Plan(msgspec.Struct, tag=True):
     """Requests per second, of this process."""
     warm_up_ns: int
     duration_ns: int
+    drain_ns: int
+    """For how long the last answers are waited for."""
     operations: int
-    """Reservations after which this process stops before its time."""
+    """Measured reservations after which this process stops before its time."""
     sample: int
     """Reservations to be named in the result, to be read back."""
     seed: int

@@ -138,13 +138,14 @@ class HttpDialect:
         ttl = self._scenario.brief_seconds if parcel.brief else self._scenario.hold_seconds
         body = msgspec.json.encode(
             {
-                "reservation_id": self._prefix.decode() + "0" * DIGITS,
+                "reservation_id": reservation_id(self._prefix.decode(), 0),
                 "ttl_seconds": ttl,
                 "lines": [{"sku": self._names[sku], "quantity": 1}],
             }
         )
         request = self._post(b"/v1/reservations", body)
-        return _literal(request).replace(self._prefix + b"0" * DIGITS, self._prefix + b"%012d")
+        before, after = request.split(b"0" * DIGITS + b'"', 1)
+        return _literal(before) + b'%012d"' + _literal(after)
 
     def reserve(self, template: bytes, request_id: int, first: int, count: int) -> bytes:
         return template % first

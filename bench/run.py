@@ -62,7 +62,7 @@ LOCATION: Final = "bench"
 SAMPLE: Final = 1_000
 LEAD_SECONDS: Final = 0.2
 """From the moment at which all generators are ready to the first request."""
-EXPIRY_SECONDS_MAX: Final = 30.0
+EXPIRY_SECONDS_MAX: Final = 20.0
 """How long after their time reservations may take to expire."""
 POLL_SECONDS: Final = 0.5
 UNLIMITED: Final = 1 << 53
@@ -219,6 +219,7 @@ class Run:
             rate=(options.rate or 0) / processes,
             warm_up_ns=int(options.warm_up * 1e9),
             duration_ns=int(options.duration * 1e9),
+            drain_ns=int(options.drain * 1e9),
             operations=share(options.operations or UNLIMITED, processes, number),
             sample=share(SAMPLE, processes, number),
             seed=options.seed + number,

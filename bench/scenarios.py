@@ -52,6 +52,12 @@ SCENARIOS: Final = {
     for scenario in (
         Scenario("reserve", "reserve one unit, and hold it"),
         Scenario(
+            "order",
+            "reserve one unit, then commit it (90 %) or release it (10 %)",
+            commit=0.90,
+            release=0.10,
+        ),
+        Scenario(
             "checkout",
             "reserve one unit, then commit it (85 %), release it (10 %) or let it expire (5 %)",
             commit=0.85,

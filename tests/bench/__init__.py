@@ -1,0 +1,1 @@
+"""Tests of the load generator, and of the audit that a benchmark ends with."""
