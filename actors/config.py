@@ -61,6 +61,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     # What `gateway.up` fills in, and nobody else.
     run_dir: str = ""
     """Where this run's sockets are: a short path, because a socket's may have 107 bytes."""
+    cluster_id: str = ""
+    """Of the installation, as its journal's genesis has it."""
     control_token: str = ""
     """What a process shows to the coordinator, which tells it from anybody else's."""
 

@@ -20,15 +20,19 @@ only this user may open, or TCP where Ray spans several machines; the token guar
 
 import asyncio
 import hmac
+import os
+import platform
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 import msgspec
 import structlog
 from msgspec import field
 
 from actors.address import UnixAddress, address_of, bind, dial, parse_address, tune
+from actors.config import Settings
+from actors.process import Identity, identify
 from engine import limits
 from engine.messages import Message
 from engine.wire import FrameReader, WireError, encode_frame
@@ -59,13 +63,12 @@ class ShardHead(Message):
 
 class Join(Message, tag=1):
     """`address`: where the process serves the binary protocol; `http`: where a gateway serves
-    HTTP. `pid` and `started` together name the process on its node."""
+    HTTP."""
 
     token: str
     kind: Kind
     name: str
-    pid: int
-    started: int
+    process: Identity
     node: str
     address: str
     http: str = ""
@@ -139,6 +142,13 @@ _from_member: Final = msgspec.msgpack.Decoder(FromMember)
 _from_coordinator: Final = msgspec.msgpack.Decoder(FromCoordinator)
 
 
+def introduce(settings: Settings, kind: Kind, name: str, address: str, http: str = "") -> Join:
+    """This process, as it joins."""
+    process = identify(os.getpid())
+    assert process is not None, "no /proc"
+    return Join(settings.control_token, kind, name, process, platform.node(), address, http)
+
+
 class Channel(asyncio.Protocol):
     """One end of a connection: frames in, frames out, and the end of it."""
 
@@ -154,8 +164,7 @@ class Channel(asyncio.Protocol):
         self.lost = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
         tune(transport)
 
     def data_received(self, data: bytes) -> None:

@@ -160,6 +160,14 @@ class Coordinator:
             and all(each.alive and each.version == self._version for each in gateways)
         )
 
+    @property
+    def shards(self) -> int:
+        return self._settings.shards
+
+    def is_recovering(self) -> bool:
+        """Whether some host is at work on what is not served yet."""
+        return self._assignment.count(Phase.ASSIGNED) > 0
+
     def failures(self) -> dict[int, str]:
         """shard → why it is not served."""
         return self._assignment.failures()
@@ -192,7 +200,7 @@ class Coordinator:
         member = Member(join, channel, asyncio.get_running_loop().time())
         self._members[join.name] = self._of[channel] = member
         self._expected.setdefault(join.name, join.kind)
-        _log.info("joined", name=join.name, pid=join.pid, address=join.address)
+        _log.info("joined", name=join.name, pid=join.process.pid, address=join.address)
         self.on_join(join)
         self._remap()
         if join.kind is Kind.HOST and (self._begun or self._everybody_is_there()):
@@ -252,7 +260,6 @@ class Coordinator:
         limit = patience.frozen_host_seconds if is_host else patience.frozen_gateway_seconds
         if member.down_since is not None and now - member.down_since > limit:
             member.down_since = None
-            _log.warning("kill", name=member.join.name, pid=member.join.pid)
             self._run(self._launcher.kill(member.join))
 
     def _down(self, member: Member, reason: str) -> None:
@@ -260,7 +267,7 @@ class Coordinator:
         member.down_since = asyncio.get_running_loop().time()
         shards = self._assignment.drop(member.join.name)
         _log.warning(
-            "down", name=member.join.name, pid=member.join.pid, reason=reason, shards=shards
+            "down", name=member.join.name, pid=member.join.process.pid, reason=reason, shards=shards
         )
         if self._begun:
             self._assign()
@@ -287,7 +294,7 @@ class Coordinator:
     def _thawed(self, member: Member) -> None:
         """It beats again. What was given to others meanwhile is for the beat to tell."""
         member.alive, member.down_since = True, None
-        _log.warning("thawed", name=member.join.name, pid=member.join.pid)
+        _log.warning("thawed", name=member.join.name, pid=member.join.process.pid)
         self._remap()
 
     def _replaced(self, before: Member, join: Join) -> None:
@@ -296,7 +303,7 @@ class Coordinator:
             self._of.pop(before.channel, None)
             before.channel.close()
             before.channel = None
-        if (before.join.pid, before.join.started) != (join.pid, join.started):
+        if before.join.process != join.process:
             self._assignment.drop(join.name)
 
     # --- shards -----------------------------------------------------------------------------
@@ -304,7 +311,7 @@ class Coordinator:
     def _reported(self, member: Member, beat: Beat) -> None:
         name = member.join.name
         if any(self._assignment.is_anothers(name, *owned) for owned in beat.owned.items()):
-            _log.warning("superseded", name=name, pid=member.join.pid)
+            _log.warning("superseded", name=name, pid=member.join.process.pid)
             self._tell(member, Leave())
         orphans, failures = len(self._assignment.orphans()), self.failures()
         report = Report(beat.serial, beat.owned, beat.recovering, beat.failed)
@@ -363,7 +370,7 @@ class Coordinator:
         return MemberView(
             join.kind,
             join.name,
-            join.pid,
+            join.process.pid,
             join.node,
             join.address,
             join.http,

@@ -17,6 +17,7 @@ from actors.control import (
     Kind,
     Stop,
 )
+from actors.process import Identity
 from engine.wire import encode_frame
 
 TOKEN = "t0ken"
@@ -55,7 +56,7 @@ class Listener:
 
 
 def join_as(name: str, token: str = TOKEN) -> Join:
-    return Join(token, Kind.HOST, name, 1, 2, "here", "unix:/nowhere")
+    return Join(token, Kind.HOST, name, Identity(1, 2, "/bin/x"), "here", "unix:/nowhere")
 
 
 def member(

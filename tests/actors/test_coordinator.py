@@ -25,6 +25,7 @@ from actors.control import (
     Stop,
 )
 from actors.coordinator import Coordinator, Patience
+from actors.process import Identity
 
 PATIENCE = Patience(0.6, 1.2, 1.2, 1.0, 2.0)
 SHARDS = 4
@@ -35,7 +36,7 @@ class Puppet:
 
     def __init__(self, world: "World", kind: Kind, name: str, pid: int) -> None:
         self.world = world
-        self.join = Join("token", kind, name, pid, 0, "here", f"unix:/{name}")
+        self.join = Join("token", kind, name, Identity(pid, 0, "/bin/x"), "here", f"unix:/{name}")
         self.beat = Beat()
         self.got: list[FromCoordinator] = []
         self.recovers = False

@@ -1,0 +1,71 @@
+"""Logs: one line of JSON per event, to a file of its own per process, bounded in size.
+
+Everything goes through the standard library's root logger, so that what uvicorn, asyncio or Ray
+have to say about this process lands in the same file, in the same form. Whoever runs `onhand up` at
+a terminal sees warnings only, on stderr.
+"""
+
+import logging
+import sys
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from actors.config import LogLevel
+
+FILE_BYTES_MAX: Final = 16 << 20
+FILES_KEPT: Final = 3
+
+_SHARED: Final[list[structlog.typing.Processor]] = [
+    structlog.stdlib.add_logger_name,
+    structlog.stdlib.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+]
+
+
+def set_up_logs(path: Path, level: LogLevel, *, stderr: bool = False) -> logging.Handler:
+    """From now on everything that is logged goes to `path`; the handler, for `close_logs`."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *_SHARED,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
+    handler = RotatingFileHandler(path, maxBytes=FILE_BYTES_MAX, backupCount=FILES_KEPT)
+    handler.setFormatter(_formatter())
+    root = logging.getLogger()
+    root.setLevel(level.upper())
+    root.addHandler(handler)
+    if stderr:
+        root.addHandler(_to_stderr())
+    return handler
+
+
+def close_logs(handler: logging.Handler) -> None:
+    """What was logged is in the file."""
+    logging.getLogger().removeHandler(handler)
+    handler.close()
+
+
+def _to_stderr() -> logging.Handler:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(_formatter())
+    return handler
+
+
+def _formatter() -> logging.Formatter:
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=_SHARED,
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+    )

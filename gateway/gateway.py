@@ -1,0 +1,132 @@
+"""The process of a gateway: puts the edge together, and keeps it told of who owns what.
+
+    HTTP ────► HttpEdge ──► Api ──┐
+    binary ──► BinaryServer ──────┴─► Router ──► hosts
+                                         ▲ Map          heads │
+                                         └──── coordinator ◄──┘
+
+A gateway keeps nothing that cannot be learnt again, so it may be killed at any time; told to stop,
+it accepts nothing more and answers what it has. Several of them share the same two ports.
+"""
+
+import asyncio
+import os
+import time
+from typing import Final
+
+import structlog
+
+from actors.address import TcpAddress
+from actors.binary_server import BinaryServer
+from actors.config import Settings
+from actors.control import (
+    Beat,
+    ControlMember,
+    FromCoordinator,
+    Kind,
+    Map,
+    ShardHead,
+    Stop,
+    introduce,
+)
+from actors.data_directory import DataDirectory
+from actors.keys import Authenticator
+from actors.log import set_up_logs
+from engine.messages import GetStatistics, Statistics
+from gateway.forwarder import Forwarder
+from gateway.homes import RANDOM_BYTES, mint
+from gateway.http_api import LOOPBACK_NAMES, Api
+from gateway.http_edge import HttpEdge
+from gateway.http_routes import RouteTable
+from gateway.http_table import OPERATIONS
+from gateway.router import Router
+from gateway.status import status_operation
+
+SCRAPE_MS: Final = 1_500
+_log = structlog.get_logger(__name__)
+
+
+class GatewayProcess:
+    """The program of a gateway (`actors.cluster.Program`)."""
+
+    def __init__(self, settings: bytes, name: str, control: str) -> None:
+        self._settings = Settings.decode(settings)
+        self._name = name
+        self._control = control
+        self._map = Map(-1, self._settings.shards, [], [], {})
+        self._stopping: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        """Serve until the coordinator is gone for good."""
+        settings = self._settings
+        directory = DataDirectory(settings.data_path)
+        set_up_logs(directory.logs / f"{self._name}.log", settings.log_level)
+        authenticate = Authenticator(settings, directory.keys)
+        self._router = Router(settings.shards, settings.control_token)
+        self._edge = HttpEdge(self._api(authenticate))
+        self._server = BinaryServer(
+            self._name, settings.shards, Forwarder(self._router, self._statistics), authenticate
+        )
+        address = await self._server.listen(self._bind(settings.binary_port), reuse_port=True)
+        http = await self._edge.listen(self._bind(settings.port), reuse_port=True)
+        self._member = ControlMember(
+            self._control,
+            introduce(settings, Kind.GATEWAY, self._name, address, http),
+            self._beat,
+            self._receive,
+        )
+        _log.info("serves", name=self._name, http=http, binary=address)
+        await self._member.run()
+        _log.warning("the coordinator is gone")
+
+    def _api(self, authenticate: Authenticator) -> Api:
+        settings = self._settings
+        keyless = settings.is_loopback and not settings.require_keys
+        return Api(
+            self._router,
+            settings.shards,
+            RouteTable([*OPERATIONS, status_operation(lambda: self._map)]),
+            authenticate,
+            lambda home: mint(home, time.time_ns() // 1_000_000, os.urandom(RANDOM_BYTES)),
+            self._host_statistics,
+            names={*LOOPBACK_NAMES, settings.bind} if keyless else None,
+        )
+
+    def _bind(self, port: int) -> str:
+        return str(TcpAddress(self._settings.bind, port))
+
+    def _statistics(self) -> Statistics:
+        """What this gateway counts; the router's numbers are part of the scrape."""
+        return Statistics(self._edge.api.counters.samples())
+
+    async def _host_statistics(self) -> list[tuple[str, Statistics]]:
+        names = {member.address: member.name for member in self._map.members}
+        answers = await self._router.ask_hosts(GetStatistics, SCRAPE_MS)
+        found = [
+            (names.get(address, address), answer.body)
+            for address, answer in answers.items()
+            if isinstance(answer.body, Statistics)
+        ]
+        if len(found) < len(answers):
+            raise TimeoutError("a host is silent")
+        return found
+
+    def _beat(self) -> Beat:
+        heads = [ShardHead(shard, *position) for shard, position in self._router.heads.items()]
+        return Beat(version=self._map.version, heads=heads)
+
+    def _receive(self, message: FromCoordinator) -> None:
+        if isinstance(message, Map):
+            self._map = message
+            routes = {route.shard: (route.epoch, route.address) for route in message.routes}
+            self._router.update_map(message.version, routes)
+            self._member.notice()
+        elif isinstance(message, Stop) and self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop())
+
+    async def _stop(self) -> None:
+        """Accept nothing more, answer what is here."""
+        await asyncio.gather(self._edge.close(), self._server.close())
+        await self._router.close()
+        self._member.leave()
+        _log.info("stopped")

@@ -1,0 +1,113 @@
+"""`GET /v1/status`: the processes of the engine and the shards of each, as the gateway was told.
+
+It is what `onhand status` prints. The gateway learns it from the coordinator's map, so it is as
+fresh as the map is: a dead host is missing from its shards within milliseconds.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
+
+from actors.control import Kind, Map
+from engine.messages import GetStatistics
+from gateway import problems
+from gateway.http_pages import json_reply
+from gateway.http_routes import Operation
+from gateway.problems import RefusedError, Reply
+
+if TYPE_CHECKING:
+    from gateway.http_pages import Page
+
+
+class HostEntry(Struct):
+    """A host, the shards that it was given, and the epochs of those that it serves."""
+
+    name: str
+    pid: int
+    node: str
+    address: str
+    alive: bool
+    shards: list[int]
+    epochs: dict[str, int]
+
+
+class GatewayEntry(Struct):
+    name: str
+    pid: int
+    node: str
+    http: str
+    binary: str
+    alive: bool
+
+
+class FailedShard(Struct):
+    """A shard whose journal did not prove itself, and what was found."""
+
+    shard: int
+    reason: str
+
+
+class StatusReport(Struct):
+    version: int
+    shards: int
+    served: int
+    hosts: list[HostEntry]
+    gateways: list[GatewayEntry]
+    failed: list[FailedShard]
+
+
+EXAMPLE: Final = StatusReport(
+    7,
+    2,
+    2,
+    [
+        HostEntry(
+            "host-1", 4711, "node-a", "unix:/run/onhand/host-1", True, [0, 1], {"0": 1, "1": 1}
+        )
+    ],
+    [GatewayEntry("gateway-1", 4712, "node-a", "tcp:127.0.0.1:8080", "tcp:127.0.0.1:8081", True)],
+    [],
+)
+
+
+def report(map_: Map) -> StatusReport:
+    """What the map says, for people."""
+    epochs: dict[str, dict[str, int]] = {}
+    for route in map_.routes:
+        epochs.setdefault(route.host, {})[str(route.shard)] = route.epoch
+    hosts = [
+        HostEntry(
+            *(each.name, each.pid, each.node, each.address, each.alive, each.shards),
+            epochs.get(each.name, {}),
+        )
+        for each in map_.members
+        if each.kind is Kind.HOST
+    ]
+    gateways = [
+        GatewayEntry(each.name, each.pid, each.node, each.http, each.address, each.alive)
+        for each in map_.members
+        if each.kind is Kind.GATEWAY
+    ]
+    failed = [FailedShard(shard, reason) for shard, reason in sorted(map_.failures.items())]
+    return StatusReport(map_.version, map_.shards, len(map_.routes), hosts, gateways, failed)
+
+
+def status_operation(current: Callable[[], Map]) -> Operation:
+    """The call, over whatever map is `current`."""
+
+    async def answer(page: "Page") -> Reply:
+        if page.scope.channel is not None:
+            raise RefusedError(problems.FORBIDDEN, "This is for operators' keys.")
+        return json_reply(report(current()))
+
+    return Operation(
+        name="status",
+        method="GET",
+        path="/v1/status",
+        tag="engine",
+        summary="Which processes run, and which shards each host has",
+        command=GetStatistics,
+        answers={200: EXAMPLE},
+        page=answer,
+    )

@@ -1,0 +1,259 @@
+"""`onhand up`: the one place where real parts are chosen and put together.
+
+    lock the data directory ─► end what a killed predecessor left ─► ports, keys
+      ─► Redis ∥ Ray ─► coordinator ─► hosts and gateways ─► ready
+      ◄─ and back in the opposite order: gateways drain, hosts flush, Ray, Redis, lock
+
+What it guarantees: either the engine is ready, every shard owned (or known to have failed) and
+every gateway knowing by whom; or an UpError says in one line why not, and nothing is left running.
+The same holds at the end, whatever ended it.
+
+`running` is for whoever has an event loop already (tests, the demo); `up` adds the signals of a
+process in the foreground. Both belong on the main thread: the kernel ends the embedded server with
+the thread that started it.
+"""
+
+import asyncio
+import secrets
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import structlog
+
+from actors.cluster import Cluster, ClusterError, MakeProgram
+from actors.config import Settings
+from actors.control import Kind, Map
+from actors.coordinator import Coordinator
+from actors.data_directory import DataDirectory, DataDirectoryError, this_process
+from actors.host_process import HostProcess
+from actors.installation import Installation, InstallationError, find_installation
+from actors.journal import JournalError, RedisJournal
+from actors.keys import KeysError, check_keys
+from actors.log import close_logs, set_up_logs
+from actors.redis_server import RedisServer, RedisServerError
+from gateway.gateway import GatewayProcess
+
+READY_SECONDS: Final = 60.0
+"""Without progress; a long recovery may take as long as it needs."""
+JOURNAL_SECONDS: Final = 5.0
+
+_OPERATORS_ERRORS: Final = (
+    ClusterError,
+    DataDirectoryError,
+    InstallationError,
+    JournalError,
+    KeysError,
+    RedisServerError,
+)
+_log = structlog.get_logger(__name__)
+
+
+class UpError(Exception):
+    """The engine does not run; the message is one line for the operator."""
+
+
+class Running(NamedTuple):
+    """An engine that is ready."""
+
+    settings: Settings
+    coordinator: Coordinator
+    cluster: Cluster
+    redis: RedisServer | None
+    broken: asyncio.Future[None]
+    """Raises what ended the engine, if it ends by itself."""
+
+    @property
+    def http(self) -> str:
+        return f"http://{_in_url(self.settings.bind)}:{self.settings.port}"
+
+    @property
+    def binary(self) -> str:
+        return f"tcp:{_in_url(self.settings.bind)}:{self.settings.binary_port}"
+
+    def map(self) -> Map:
+        """Who serves what, and which processes there are."""
+        return self.coordinator.map()
+
+
+Programs = Mapping[Kind, MakeProgram]
+PROGRAMS: Final[Programs] = {Kind.HOST: HostProcess, Kind.GATEWAY: GatewayProcess}
+
+
+async def up(
+    settings: Settings,
+    ready: Callable[[Running], None] | None = None,
+    *,
+    programs: Programs = PROGRAMS,
+) -> None:
+    """Run the engine until SIGINT or SIGTERM. Raises UpError."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    starting: asyncio.Task[object] | None = asyncio.current_task()
+
+    def interrupt() -> None:
+        stop.set()
+        if starting is not None:
+            starting.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, interrupt)
+    try:
+        async with running(settings, programs=programs) as engine:
+            starting = None
+            if ready is not None:
+                ready(engine)
+            await _either(stop, engine.broken)
+    except asyncio.CancelledError:
+        if not stop.is_set():
+            raise
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+@asynccontextmanager
+async def running(settings: Settings, *, programs: Programs = PROGRAMS) -> AsyncIterator[Running]:
+    """A ready engine for as long as the block lasts. Raises UpError."""
+    async with AsyncExitStack() as stack:
+        try:
+            engine = await _start(settings, programs, stack)
+        except _OPERATORS_ERRORS as error:
+            raise UpError(str(error)) from error
+        _log.info("ready", http=engine.http, binary=engine.binary)
+        yield engine
+        _log.info("stops")
+
+
+async def _start(settings: Settings, programs: Programs, stack: AsyncExitStack) -> Running:
+    directory = await _take_directory(settings, stack)
+    check_keys(settings, directory.keys)
+    settings = msgspec.structs.replace(
+        settings,
+        data_dir=str(directory.path),
+        run_dir=str(directory.make_run_dir()),
+        control_token=secrets.token_hex(32),
+        port=_free_port(settings.bind, settings.port, "--port"),
+        binary_port=_free_port(settings.bind, settings.binary_port, "--binary-port"),
+    )
+    redis = None
+    if settings.redis is None:
+        redis = _embedded(settings, directory)
+        settings = msgspec.structs.replace(settings, redis=redis.url)
+        stack.push_async_callback(redis.stop)
+    cluster = Cluster(programs, directory.remember)
+    stack.push_async_callback(cluster.stop)
+    ray_starts = asyncio.create_task(cluster.start(settings.address, Path(settings.run_dir)))
+    try:
+        installation = await _open_journal(settings, redis)
+    finally:
+        await ray_starts
+    settings = msgspec.structs.replace(settings, cluster_id=installation.cluster_id)
+    coordinator = Coordinator(settings, cluster)
+    coordinator.on_join = lambda join: cluster.note_processes()
+    control = await coordinator.listen(await cluster.listen_address())
+    stack.push_async_callback(coordinator.stop)
+    cluster.arguments = (settings.encode(), control)
+    broken = asyncio.get_running_loop().create_future()
+    _guard(stack, broken, cluster.watch(coordinator.replace_everything))
+    if redis is not None:
+        _guard(stack, broken, redis.supervise())
+    await coordinator.start()
+    await _wait_until_ready(coordinator, directory)
+    return Running(settings, coordinator, cluster, redis, broken)
+
+
+async def _take_directory(settings: Settings, stack: AsyncExitStack) -> DataDirectory:
+    directory = DataDirectory(settings.data_path)
+    directory.lock()
+    stack.callback(directory.unlock)
+    logs = set_up_logs(directory.logs / "coordinator.log", settings.log_level)
+    stack.callback(close_logs, logs)
+    await directory.end_leftovers()
+    directory.remember(this_process())
+    return directory
+
+
+def _free_port(bind: str, port: int, flag: str) -> int:
+    """`port`, or a free one for 0. Raises UpError if it cannot be had."""
+    family = socket.AF_INET6 if ":" in bind else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((bind, port))
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise UpError(f"cannot listen on {bind} port {port}: {reason} ({flag})") from error
+        return int(probe.getsockname()[1])
+
+
+def _embedded(settings: Settings, directory: DataDirectory) -> RedisServer:
+    return RedisServer(
+        directory.redis,
+        fsync=settings.fsync,
+        memory_bytes=settings.maxmemory_bytes,
+        socket=Path(settings.run_dir) / "redis.sock",
+    )
+
+
+async def _open_journal(settings: Settings, redis: RedisServer | None) -> Installation:
+    """The journal's server answers, is set up as it must be, and holds this installation."""
+    if redis is not None:
+        await redis.start()
+    assert settings.redis is not None, "resolved"
+    journal = RedisJournal(settings.redis, fsync=settings.fsync)
+    await journal.open(JOURNAL_SECONDS)
+    try:
+        return await find_installation(
+            settings.data_path, journal, settings.shards, secrets.token_hex(8)
+        )
+    finally:
+        await journal.close()
+
+
+async def _wait_until_ready(coordinator: Coordinator, directory: DataDirectory) -> None:
+    while not await coordinator.wait_until(coordinator.is_ready, READY_SECONDS):
+        if not coordinator.is_recovering():
+            raise UpError(f"the engine did not come up; {directory.logs} may say why")
+    failures = coordinator.failures()
+    if len(failures) == coordinator.shards:
+        raise UpError(f"no shard can be served: {failures[0]}")
+
+
+def _guard(
+    stack: AsyncExitStack, broken: asyncio.Future[None], work: Coroutine[None, None, None]
+) -> None:
+    """Run `work` until the stack unwinds; if it raises, the engine is broken."""
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None and not broken.done():
+            _log.error("broken", error=repr(error))
+            broken.set_exception(UpError(f"the engine broke: {error}"))
+
+    async def cancel() -> None:
+        task.cancel()
+        await asyncio.wait([task])
+
+    task = asyncio.create_task(work)
+    task.add_done_callback(ended)
+    stack.push_async_callback(cancel)
+
+
+async def _either(stop: asyncio.Event, broken: asyncio.Future[None]) -> None:
+    """Returns when `stop` is set; raises what broke the engine."""
+    stopped = asyncio.create_task(stop.wait())
+    either: list[asyncio.Future[Any]] = [stopped, broken]
+    try:
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if broken.done():
+            broken.result()
+    finally:
+        stopped.cancel()
+
+
+def _in_url(bind: str) -> str:
+    return f"[{bind}]" if ":" in bind else bind
