@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -229,6 +230,36 @@ async def test_a_wrong_setting_is_refused_at_a_reconnect(name: str, tmp_path: Pa
     finally:
         await journal.close()
         await end(process)
+
+
+@on_each_server
+@pytest.mark.parametrize(
+    ("login", "refusal"), [(":secret", None), (":wrong", "WRONGPASS"), ("", "NOAUTH")]
+)
+async def test_a_password_and_a_database(
+    name: str, tmp_path: Path, login: str, refusal: str | None
+) -> None:
+    """Over TCP the journal logs in and uses its own database, or says that it was not let in."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    words = f"--port {port} --bind 127.0.0.1 --requirepass secret --appendonly yes"
+    words += f" --appendfsync always --maxmemory {MEMORY_BYTES} --save"
+    command = [str(binary_of(name)), *words.split(), "", "--dir", str(tmp_path)]
+    silent = asyncio.subprocess.DEVNULL
+    process = await asyncio.create_subprocess_exec(*command, stdout=silent, stderr=silent)
+    journal = RedisJournal(f"redis://{login}@127.0.0.1:{port}/2")
+    try:
+        if refusal is None:
+            await journal.open()
+            await journal.append(SHARD, GENESIS, b"genesis", create=True)
+            assert [Entry(GENESIS, b"genesis")] == await journal.read(SHARD, START, 1)
+        else:
+            with pytest.raises(ServerSettingsError, match=refusal):
+                await journal.open()
+    finally:
+        await journal.close()
+        process.kill()
+        await process.wait()
 
 
 @on_each_server
