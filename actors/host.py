@@ -11,7 +11,7 @@ may be a frozen one that has woken up, and is of no more use to anybody.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, NamedTuple
 
 import structlog
@@ -77,13 +77,14 @@ class Host:
         name: str,
         settings: Settings,
         cluster_id: str,
-        journal: RedisJournal,
+        journals: Sequence[RedisJournal],
         marks: Marks,
         random_bytes: Callable[[int], bytes],
         on_change: Callable[[], None],
         on_empty: Callable[[], None],
     ) -> None:
-        """`on_change` is called when `status` has changed, `on_empty` when every shard was lost."""
+        """`journals`: connections to the same server, each shard always uses the same one;
+        `on_change` is called when `status` has changed, `on_empty` when every shard was lost."""
         self._shards = settings.shards
         self._ownership = Ownership(
             settings.shards,
@@ -95,7 +96,7 @@ class Host:
             settings.returns_window_us,
             settings.keys_window_us,
         )
-        self._journal = journal
+        self._journals = journals
         self._marks = marks
         self._random_bytes = random_bytes
         self._on_change = on_change
@@ -136,7 +137,7 @@ class Host:
         owner = Owner(
             shard,
             self._ownership,
-            self._journal,
+            self._journals[shard % len(self._journals)],
             self._marks,
             Clock,
             self.tally,
@@ -326,7 +327,7 @@ class Host:
 
     async def _look_at_memory(self) -> None:
         try:
-            memory = await self._journal.memory()
+            memory = await self._journals[0].memory()
         except (BusyError, LostError):
             return  # the appends find out by themselves
         self._fill = memory.used / memory.limit

@@ -32,7 +32,7 @@ from actors.control import (
 )
 from actors.data_directory import DataDirectory
 from actors.host import Host
-from actors.journal import RedisJournal
+from actors.journal import CONNECTIONS_PER_HOST, RedisJournal
 from actors.keys import Authenticator
 from actors.log import set_up_logs
 from actors.marks import Marks
@@ -61,13 +61,15 @@ class HostProcess:
         directory = DataDirectory(settings.data_path)
         set_up_logs(directory.logs / f"{self._name}.log", settings.log_level)
         assert settings.redis is not None, "resolved"
-        journal = RedisJournal(settings.redis, fsync=settings.fsync)
-        await journal.open(JOURNAL_SECONDS)
+        journals = [
+            RedisJournal(settings.redis, fsync=settings.fsync) for _ in range(CONNECTIONS_PER_HOST)
+        ]
+        await asyncio.gather(*(journal.open(JOURNAL_SECONDS) for journal in journals))
         self._host = Host(
             self._name,
             settings,
             settings.cluster_id,
-            journal,
+            journals,
             Marks(directory.marks),
             os.urandom,
             self._changed,
