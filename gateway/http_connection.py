@@ -243,6 +243,16 @@ class Connection(asyncio.Protocol):
         elif not self._queue and now - self._quiet_since > IDLE_SECONDS:
             self.transport.close()
 
+    @property
+    def busy(self) -> bool:
+        """Whether a request is coming in or being answered."""
+        return bool(self._queue or self._reading_since)
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the peer does not take its answers."""
+        return bool(self._stalled_since)
+
     # --- what the parser calls ---------------------------------------------------------------
 
     def on_message_begin(self) -> None:
@@ -258,7 +268,7 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers_bytes += len(name) + len(value)
         if self._receiving is None:  # else a trailer, which says nothing here
-            self._headers.append((name.lower(), value))
+            self._headers.append((name.lower(), value.rstrip()))
         elif self._headers_bytes > limits.HEADERS_BYTES_MAX:
             self._refuse(problems.HEADERS_TOO_LARGE)
 
@@ -281,7 +291,8 @@ class Connection(asyncio.Protocol):
         self._queue.append(turn)
         if len(self._queue) > 1:
             self.flow.pause_reading()
-        self._pump()
+        if not isinstance(turn, Exchange) or turn.expects or turn.refused is not None:
+            self._pump()  # else the body is still to come
 
     def on_body(self, body: bytes) -> None:
         self._unparsed_bytes = 0

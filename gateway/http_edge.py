@@ -63,7 +63,7 @@ class HttpEdge:
         """Serve `address` as well; the address that was bound. Raises OSError, ValueError."""
         loop = asyncio.get_running_loop()
         if self._sweeper is None:
-            self._sweep(loop)
+            self._tick(loop)
         bound = await bind(parse_address(address), reuse_port=reuse_port)
         where = address_of(bound)
         if isinstance(where, UnixAddress):
@@ -119,12 +119,23 @@ class HttpEdge:
         if self._emptied is not None and not self._connections:
             self._emptied.set()
 
-    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.heads.renew(time.time())
-        now = loop.time()
+    def sweep(self, now: float) -> None:
+        """Give up the peers that, at `now` by the event loop's clock, do not keep up."""
         for connection in list(self._connections):
             connection.check(now)
-        self._sweeper = loop.call_later(SWEEP_SECONDS, self._sweep, loop)
+
+    def busy(self) -> int:
+        """Connections on which a request is coming in or being answered."""
+        return sum(connection.busy for connection in self._connections)
+
+    def stalled(self) -> int:
+        """Connections whose peers do not take their answers."""
+        return sum(connection.stalled for connection in self._connections)
+
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.heads.renew(time.time())
+        self.sweep(loop.time())
+        self._sweeper = loop.call_later(SWEEP_SECONDS, self._tick, loop)
 
 
 def build_app(api: Api, routes: Sequence[BaseRoute] = ()) -> Starlette:

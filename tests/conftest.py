@@ -6,7 +6,13 @@ from collections.abc import Callable, Mapping
 import pytest
 import uvloop
 
-ON_BOTH = {"test_binary_server.py", "test_link.py", "test_router.py", "test_client.py"}
+ON_BOTH = {
+    "test_binary_server.py",
+    "test_client.py",
+    "test_http_connection.py",
+    "test_link.py",
+    "test_router.py",
+}
 
 
 def pytest_asyncio_loop_factories(

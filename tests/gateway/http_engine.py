@@ -4,9 +4,10 @@ It is what `gateway.http_api.Engine` asks for. A test may hold back answers, rep
 the clock.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import Any
+from contextlib import asynccontextmanager, suppress
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -31,6 +32,7 @@ from gateway.http_table import route_table
 from gateway.router import RouterStatistics
 
 SHARDS = 4
+DEADLINE_SECONDS = 10.0
 START_US = 1_796_000_000 * limits.SECOND_US
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -98,7 +100,8 @@ class LocalEngine:
             return known[0] if known else self.shards[hint % len(self.shards)]
         if hasattr(command, "sku"):
             return self.shards[shard_of(command.sku, len(self.shards))]
-        return self.shards[command.shard]
+        number: int = command.shard
+        return self.shards[number]
 
     def receive(self, sku: str, quantity: int, location: str = "berlin") -> None:
         """Stock, behind the API's back."""
@@ -135,12 +138,96 @@ def make_api(engine: LocalEngine, authenticate: Keys | None = None, **options: A
     )
 
 
+class Answered(NamedTuple):
+    """An answer, as a caller sees it; header names are in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    payload: bytes
+
+    @property
+    def body(self) -> Any:
+        """The JSON."""
+        return msgspec.json.decode(self.payload)
+
+
+class Server:
+    """An edge that listens on a free port, and a caller of it."""
+
+    def __init__(self, engine: LocalEngine, api: Api, edge: HttpEdge, port: int) -> None:
+        self.engine = engine
+        self.api = api
+        self.edge = edge
+        self.port = port
+
+    @property
+    def url(self) -> str:
+        """Without a slash at the end."""
+        return f"http://127.0.0.1:{self.port}"
+
+    async def get(self, path: str, **headers: str) -> Answered:
+        """GET."""
+        return await self.call("GET", path, None, **headers)
+
+    async def post(self, path: str, body: object = None, **headers: str) -> Answered:
+        """POST."""
+        return await self.call("POST", path, body, **headers)
+
+    async def put(self, path: str, body: object = None, **headers: str) -> Answered:
+        """PUT."""
+        return await self.call("PUT", path, body, **headers)
+
+    async def call(self, method: str, path: str, body: object, **headers: str) -> Answered:
+        """One request on a connection of its own. `body`: bytes as they are, else as JSON."""
+        data = (
+            b"" if body is None else body if isinstance(body, bytes) else msgspec.json.encode(body)
+        )
+        fields = {"host": f"127.0.0.1:{self.port}", "connection": "close"}
+        if body is not None:
+            fields |= {"content-type": "application/json", "content-length": str(len(data))}
+        fields |= {name.replace("_", "-"): value for name, value in headers.items()}
+        lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {text}" for name, text in fields.items())]
+        return await self.send("\r\n".join([*lines, "", ""]).encode() + data)
+
+    async def send(self, data: bytes) -> Answered:
+        """The first answer to `data` on a connection of its own."""
+        async with self.connect() as (reader, writer):
+            writer.write(data)
+            return await read_answer(reader)
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        """A connection."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        try:
+            yield reader, writer
+        finally:
+            writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
+
+
+async def read_answer(reader: asyncio.StreamReader, *, is_head: bool = False) -> Answered:
+    """The next answer. Raises IncompleteReadError if there is none."""
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        head = await reader.readuntil(b"\r\n\r\n")
+        status_line, *lines = head.decode().split("\r\n")[:-2]
+        headers = {name.lower(): text for name, _, text in (line.partition(": ") for line in lines)}
+        length = 0 if is_head else int(headers["content-length"])
+        return Answered(int(status_line.split()[1]), headers, await reader.readexactly(length))
+
+
 @asynccontextmanager
-async def serve(api: Api, **options: Any) -> AsyncIterator[tuple[str, int]]:
-    """Serve `api` on a free port of loopback: its host and port."""
-    edge = HttpEdge(api, **options)
+async def serving(
+    engine: LocalEngine | None = None, keys: Keys | None = None, **options: Any
+) -> AsyncIterator[Server]:
+    """Serve on a free port of loopback."""
+    engine = engine or LocalEngine()
+    connections_max = options.pop("connections_max", limits.CONNECTIONS_MAX)
+    api = make_api(engine, keys, **options)
+    edge = HttpEdge(api, connections_max=connections_max)
     address = await edge.listen("tcp:127.0.0.1:0")
     try:
-        yield "127.0.0.1", int(address.rpartition(":")[2])
+        yield Server(engine, api, edge, int(address.rpartition(":")[2]))
     finally:
         await edge.close()
