@@ -52,8 +52,7 @@ async def fill(journal: Journal, count: int, epoch: int = 1) -> list[Entry]:
     """`count` entries of one epoch, after a genesis."""
     await journal.append(SHARD, GENESIS, b"genesis", create=True)
     entries = [Entry(Position(epoch, number), b"record %d" % number) for number in range(count)]
-    for position, record in entries:
-        await journal.append(SHARD, position, record)
+    await asyncio.gather(*(journal.append(SHARD, *entry) for entry in entries))
     return entries
 
 
