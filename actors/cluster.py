@@ -114,7 +114,7 @@ class Cluster:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ray")
         self._actors: dict[str, ActorHandle[Process]] = {}
         self._roots: list[Identity] = []
-        self._head: list[Identity] = []
+        self.head: list[Identity] = []
         self._ours: set[Identity] = set()
         self._address: str | None = None
         self._run_dir = Path()
@@ -165,7 +165,7 @@ class Cluster:
         """Keep Ray itself alive; `started_anew` is awaited when it is a new one."""
         while self._address is None:
             await asyncio.sleep(WATCH_SECONDS)
-            dead = [each for each in self._head if not is_alive(each)]
+            dead = [each for each in self.head if not is_alive(each)]
             if dead:
                 _log.error("ray is dead", programs=[Path(each.program).name for each in dead])
                 self.restarts += 1
@@ -226,7 +226,7 @@ class Cluster:
         started = [each.process.pid for kind in node.all_processes.values() for each in kind]
         self._roots = [each for each in map(identify, started) if each is not None]
         self.note_processes()
-        self._head = [each for each in self._roots if Path(each.program).name in _HEAD]
+        self.head = [each for each in self._roots if Path(each.program).name in _HEAD]
 
     def _stop(self) -> None:
         self._actors.clear()

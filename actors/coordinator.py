@@ -216,7 +216,7 @@ class Coordinator:
             self._raise_floor(head)
         if not member.alive:
             self._thawed(member)
-        if member.join.kind is Kind.HOST:
+        if member.join.kind is Kind.HOST and not self._stopping:
             self._reported(member, beat)
         if member.version < self._version and member.sent < self._version:
             self._send_map(member)

@@ -1,7 +1,7 @@
 """`onhand up`: the one place where real parts are chosen and put together.
 
     lock the data directory ─► end what a killed predecessor left ─► ports, keys
-      ─► Redis ∥ Ray ─► coordinator ─► hosts and gateways ─► ready
+      ─► Redis ─► Ray ─► coordinator ─► hosts and gateways ─► ready
       ◄─ and back in the opposite order: gateways drain, hosts flush, Ray, Redis, lock
 
 What it guarantees: either the engine is ready, every shard owned (or known to have failed) and
@@ -32,10 +32,11 @@ from actors.coordinator import Coordinator
 from actors.data_directory import DataDirectory, DataDirectoryError, this_process
 from actors.host_process import HostProcess
 from actors.installation import Installation, InstallationError, find_installation
-from actors.journal import JournalError, RedisJournal
+from actors.journal import JournalError, RedisJournal, ServerSettingsError
 from actors.keys import KeysError, check_keys
 from actors.log import close_logs, set_up_logs
 from actors.redis_server import RedisServer, RedisServerError
+from actors.redis_wire import Target
 from gateway.gateway import GatewayProcess
 
 READY_SECONDS: Final = 60.0
@@ -145,14 +146,12 @@ async def _start(settings: Settings, programs: Programs, stack: AsyncExitStack) 
         redis = _embedded(settings, directory)
         settings = msgspec.structs.replace(settings, redis=redis.url)
         stack.push_async_callback(redis.stop)
+        await redis.start()
+    installation = await _find_installation(settings)
+    settings = msgspec.structs.replace(settings, cluster_id=installation.cluster_id)
     cluster = Cluster(programs, directory.remember)
     stack.push_async_callback(cluster.stop)
-    ray_starts = asyncio.create_task(cluster.start(settings.address, Path(settings.run_dir)))
-    try:
-        installation = await _open_journal(settings, redis)
-    finally:
-        await ray_starts
-    settings = msgspec.structs.replace(settings, cluster_id=installation.cluster_id)
+    await cluster.start(settings.address, Path(settings.run_dir))
     coordinator = Coordinator(settings, cluster)
     coordinator.on_join = lambda join: cluster.note_processes()
     control = await coordinator.listen(await cluster.listen_address())
@@ -200,13 +199,19 @@ def _embedded(settings: Settings, directory: DataDirectory) -> RedisServer:
     )
 
 
-async def _open_journal(settings: Settings, redis: RedisServer | None) -> Installation:
+async def _find_installation(settings: Settings) -> Installation:
     """The journal's server answers, is set up as it must be, and holds this installation."""
-    if redis is not None:
-        await redis.start()
     assert settings.redis is not None, "resolved"
-    journal = RedisJournal(settings.redis, fsync=settings.fsync)
-    await journal.open(JOURNAL_SECONDS)
+    try:
+        where = Target.parse(settings.redis)
+        journal = RedisJournal(settings.redis, fsync=settings.fsync)
+        await journal.open(JOURNAL_SECONDS)
+    except ValueError as error:
+        raise UpError(f"--redis: {error}") from error
+    except ServerSettingsError:
+        raise  # it says it all
+    except JournalError as error:
+        raise UpError(f"cannot use Redis at {where}: {error}") from error
     try:
         return await find_installation(
             settings.data_path, journal, settings.shards, secrets.token_hex(8)
