@@ -20,6 +20,7 @@ GENERATION_ENTRIES: Final = 32_768
 
 _VERSION: Final = 8
 _UUID_CHARS: Final = 36
+_HEX: Final = frozenset("0123456789abcdef")
 _HOME_BITS: Final = 12
 _TIME_MASK: Final = (1 << 48) - 1
 _RANDOM_MASK: Final = (1 << 62) - 1
@@ -40,10 +41,8 @@ def home_in(reservation_id: str) -> int:
     """The home that a minted id names; UNKNOWN_HOME for every other id."""
     if len(reservation_id) != _UUID_CHARS or reservation_id[13:15] != "-8":
         return UNKNOWN_HOME
-    try:
-        return int(reservation_id[15:18], 16)
-    except ValueError:
-        return UNKNOWN_HOME
+    home = reservation_id[15:18]
+    return int(home, 16) if _HEX.issuperset(home) else UNKNOWN_HOME
 
 
 class HomeMemory:

@@ -420,15 +420,17 @@ class Router:
     def _comes_back(self, lane: Lane, ticket: Ticket, answer: Answer) -> bool:
         """Whether this answer is not the last word; a search takes its ticket along."""
         if answer.status is Status.UNKNOWN_RESERVATION:
-            if ticket.hinted:
-                ticket.flight = None
-                self._search(ticket)
-            return ticket.hinted
+            if not ticket.hinted:
+                return False
+            ticket.flight = None
+            self._search(ticket)
+            return True
         if answer.status is Status.OUTCOME_UNKNOWN:
             ticket.unsure = True
             return is_repeatable(ticket.command)
-        if isinstance(answer.body, MovedTo) and answer.body.epoch > lane.epoch:
-            self._assign(lane, answer.body.epoch, answer.body.address or None)
+        body = answer.body
+        if isinstance(body, MovedTo) and body.address and body.epoch > lane.epoch:
+            self._assign(lane, body.epoch, body.address)
             self._settle_links()
         return True
 
