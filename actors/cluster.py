@@ -17,6 +17,7 @@ processes with the thread that started them. Start and stop with care, and only 
 
 import asyncio
 import contextlib
+import functools
 import gc
 import logging
 import os
@@ -24,12 +25,13 @@ import platform
 import secrets
 import signal
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 import ray
+import ray._private.parameter as ray_parameter
 import ray._private.worker as ray_worker
 import ray.exceptions
 import structlog
@@ -211,16 +213,17 @@ class Cluster:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         paths = [_ROOT, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
-        ray.init(
-            "local",
-            namespace=namespace,
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            configure_logging=False,
-            _system_config=_SYSTEM_CONFIG,
-            _temp_dir=f"{self._run_dir}/ray",
-        )
+        with _without_monitors():
+            ray.init(
+                "local",
+                namespace=namespace,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                configure_logging=False,
+                _system_config=_SYSTEM_CONFIG,
+                _temp_dir=f"{self._run_dir}/ray",
+            )
         node = ray_worker._global_node
         assert node is not None, "Ray runs"
         started = [each.process.pid for kind in node.all_processes.values() for each in kind]
@@ -250,6 +253,25 @@ class Cluster:
     async def _end_ours(self) -> None:
         await end([each for each in self._ours if is_alive(each)])
         self._ours.clear()
+
+
+@contextlib.contextmanager
+def _without_monitors() -> Iterator[None]:
+    """No autoscaler's monitor and no log monitor: two processes of 80 MB, each a second's work.
+
+    Nothing here scales, and logs are our own. Ray has parameters for it that `ray.init` lacks.
+    """
+    whole = ray_parameter.RayParams
+    lean = functools.partial(
+        whole,
+        no_monitor=True,
+        include_log_monitor=False,  # type: ignore[arg-type] # annotated as text, used as truth
+    )
+    ray_parameter.RayParams = lean  # type: ignore[assignment, misc] # for the moment
+    try:
+        yield
+    finally:
+        ray_parameter.RayParams = whole  # type: ignore[misc] # as it was
 
 
 def descendants(roots: Iterable[Identity]) -> list[Identity]:

@@ -41,7 +41,7 @@ from gateway.gateway import GatewayProcess
 
 READY_SECONDS: Final = 60.0
 """Without progress; a long recovery may take as long as it needs."""
-JOURNAL_SECONDS: Final = 5.0
+JOURNAL_SECONDS: Final = 3.0
 
 _OPERATORS_ERRORS: Final = (
     ClusterError,

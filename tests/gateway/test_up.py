@@ -21,6 +21,7 @@ import pytest_asyncio
 from actors.cluster import descendants
 from actors.config import Settings
 from actors.control import Kind, MemberView
+from actors.data_directory import DataDirectory
 from actors.process import Identity, identify, is_alive
 from gateway.up import Running, UpError, running
 
@@ -175,11 +176,15 @@ async def test_what_cannot_start_says_why(
     """One line for the operator; nothing is left running, the directory is free again."""
     settings = Settings(data_dir=str(tmp_path), port=0, binary_port=0, **wrong)
 
-    for _ in range(2):
-        with pytest.raises(UpError) as caught:
-            async with running(settings):
-                pass
-        assert str(caught.value).startswith(said)
+    with pytest.raises(UpError) as caught:
+        async with running(settings):
+            pass
+
+    assert str(caught.value).startswith(said)
+    directory = DataDirectory(tmp_path)
+    directory.lock()
+    assert [] == directory.remembered()
+    directory.unlock()
 
 
 async def test_a_port_in_use_is_named(engine: Running, tmp_path: Path) -> None:
