@@ -1,4 +1,4 @@
-"""Where reservations live: ids that say it themselves, and a memory of those that do not.
+"""Where commands belong: SKUs have a shard, and reservations a home that is to be found.
 
 A minted id is a UUID of version 8: 48 bits of milliseconds, so that ids of one time lie together,
 12 bits of home, 62 random bits. Nobody is told off for an id of another shape, or for a UUID that
@@ -12,12 +12,30 @@ import uuid
 from typing import Final
 
 from engine import limits
-from engine.messages import UNKNOWN_HOME
+from engine.messages import (
+    UNKNOWN_HOME,
+    Adjust,
+    Audit,
+    Command,
+    Count,
+    GetAvailability,
+    GetChannel,
+    GetStock,
+    ListShortfalls,
+    Receive,
+    Reserve,
+    SetChannel,
+    SetStock,
+    Transfer,
+)
+from engine.placement import home_of, shard_of
 
 RANDOM_BYTES: Final = 8
 GENERATIONS: Final = 4
 GENERATION_ENTRIES: Final = 32_768
 
+_ABOUT_SKU: Final = (GetStock, GetAvailability, Receive, Adjust, Count, Transfer, SetStock)
+_ABOUT_SHARD: Final = (SetChannel, GetChannel, ListShortfalls, Audit)
 _VERSION: Final = 8
 _UUID_CHARS: Final = 36
 _HEX: Final = frozenset("0123456789abcdef")
@@ -27,6 +45,20 @@ _RANDOM_MASK: Final = (1 << 62) - 1
 
 assert limits.SHARDS_MAX <= 1 << _HOME_BITS
 assert GENERATIONS * GENERATION_ENTRIES <= limits.BUCKET_ENTRIES_MAX
+
+
+def shard_for(command: Command, shards: int) -> int:
+    """The shard that the command itself says; UNKNOWN_HOME if it says none, or none that exists."""
+    if isinstance(command, Reserve):
+        lines = command.lines
+        if len(lines) == 1:
+            return shard_of(lines[0].sku, shards)
+        return home_of([line.sku for line in lines], shards)
+    if isinstance(command, _ABOUT_SKU):
+        return shard_of(command.sku, shards)
+    if isinstance(command, _ABOUT_SHARD):
+        return command.shard if command.shard < shards else UNKNOWN_HOME
+    return UNKNOWN_HOME
 
 
 def mint(home: int, now_ms: int, random_bytes: bytes) -> str:

@@ -31,40 +31,27 @@ from engine import limits
 from engine.codec import START, Position
 from engine.messages import (
     UNKNOWN_HOME,
-    Adjust,
     Answer,
-    Audit,
     Cancel,
     Command,
     Commit,
-    Count,
     Detail,
     Extend,
     Find,
-    GetAvailability,
-    GetChannel,
     GetReservation,
-    GetStock,
     Head,
     Homes,
-    ListShortfalls,
     MovedTo,
     MoveLines,
-    Receive,
     Release,
     ReservationCommand,
     ReservationView,
-    Reserve,
     Response,
     Restock,
-    SetChannel,
-    SetStock,
     Ship,
     Status,
-    Transfer,
 )
-from engine.placement import home_of, shard_of
-from gateway.homes import HomeMemory, home_in
+from gateway.homes import HomeMemory, home_in, shard_for
 from gateway.lane import Flight, Lane, Ticket, is_repeatable
 from gateway.link import Link
 from gateway.search import Search, Verdict
@@ -90,16 +77,6 @@ ABOUT_RESERVATION: Final = (
     MoveLines,
     GetReservation,
 )
-_ABOUT_SKU: Final = (
-    GetStock,
-    GetAvailability,
-    Receive,
-    Adjust,
-    Count,
-    Transfer,
-    SetStock,
-)
-_ABOUT_SHARD: Final = (SetChannel, GetChannel, ListShortfalls, Audit)
 _SHED_LAST: Final = frozenset({Commit, Release, Extend, Ship, Cancel})
 _COMES_BACK: Final = frozenset(
     {Status.MOVED, Status.NOT_DONE, Status.OUTCOME_UNKNOWN, Status.UNKNOWN_RESERVATION}
@@ -171,18 +148,12 @@ class Router:
             self._shed += 1
             self._answers[Status.OVERLOADED] += 1
             reply(Answer(Status.OVERLOADED))
-        elif isinstance(command, Reserve):
-            ticket = self._ticket(command, deadline_ms, reply)
-            self._enter(home_of([line.sku for line in command.lines], self.shards), ticket)
+        elif (shard := shard_for(command, self.shards)) != UNKNOWN_HOME:
+            self._enter(shard, self._ticket(command, deadline_ms, reply))
         elif isinstance(command, ABOUT_RESERVATION):
             self._forward_to_home(command, deadline_ms, reply)
-        elif isinstance(command, _ABOUT_SKU):
-            ticket = self._ticket(command, deadline_ms, reply)
-            self._enter(shard_of(command.sku, self.shards), ticket)
         elif isinstance(command, Find):
             self._search(self._ticket(command, deadline_ms, reply))
-        elif isinstance(command, _ABOUT_SHARD) and 0 <= command.shard < self.shards:
-            self._enter(command.shard, self._ticket(command, deadline_ms, reply))
         else:
             self._answers[Status.INVALID] += 1
             reply(_invalid("no shard answers this"))
