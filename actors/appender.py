@@ -27,7 +27,7 @@ import msgspec
 
 from actors.journal import BusyError, Entry, Journal, LostError, MissingError, RefusedError
 from engine import limits
-from engine.codec import Position, encode_record
+from engine.codec import Position, checksum_of, encode_record
 from engine.messages import Event, Passed
 
 _BACKOFF_FIRST: Final = 0.01
@@ -49,24 +49,25 @@ class Appender:
         self,
         journal: Journal,
         shard: int,
-        position: Position,
-        checksum: int,
+        claim: Entry,
+        before: Position,
+        before_checksum: int,
         pointer: Position,
         run_id: str,
     ) -> None:
-        """`position`, `checksum`: of the claim, the last record; `pointer`: newest snapshot;
-        `run_id`: of the server process before the claim was made."""
+        """`claim`: our own, the last record; `before`: the record before it and its checksum;
+        `pointer`: newest snapshot; `run_id`: of the server process before the claim was made."""
         self._journal = journal
         self._shard = shard
-        self.position = position
+        self.position = claim.position
         """Of the last acknowledged record."""
-        self.checksum = checksum
+        self.checksum = checksum_of(claim.record)
         self.pointer = pointer
         self._run_id = run_id
-        self._ring: deque[Entry] = deque()
-        self._ring_bytes = 0
-        self._before_ring = position
-        """The position after which the ring has everything."""
+        self._ring: deque[Entry] = deque([claim])
+        self._ring_bytes = len(claim.record)
+        self._before_ring = (before, before_checksum)
+        """The record after which the ring has everything."""
         self.resent = 0
         self.retried = 0
 
@@ -118,7 +119,7 @@ class Appender:
                 run_id = self._run_id
                 if await self._look(entry):
                     return self._run_id != run_id
-                if isinstance(error, RefusedError):
+                if isinstance(error, RefusedError) and self._run_id == run_id:
                     raise RegressedError(
                         f"shard {self._shard}: {entry.position} is refused, though it is next"
                     ) from error
@@ -134,11 +135,12 @@ class Appender:
             if sent is not None and last == sent:
                 self._run_id = run_id
                 return True
+            if last.position > self.position:
+                raise FencedError(f"shard {self._shard}: {last.position} stands after ours")
+            self._recognise(last)
             if last.position == self.position:
                 self._run_id = run_id
                 return False
-            if last.position > self.position:
-                raise FencedError(f"shard {self._shard}: {last.position} stands after ours")
             await self._give_back(last.position)
 
     async def _last(self) -> tuple[Entry, str]:
@@ -158,13 +160,21 @@ class Appender:
                 raise RegressedError(f"shard {self._shard}: the journal is gone")
             return entries[0], run_id
 
+    def _recognise(self, last: Entry) -> None:
+        """Raise RegressedError unless `last` is a record that we know, and after which the ring
+        has everything: it may stand where one of ours stood and be another's."""
+        known = {each.position: checksum_of(each.record) for each in self._ring}
+        known.update([self._before_ring])
+        if last.position not in known:
+            raise RegressedError(
+                f"shard {self._shard}: the journal ends at {last.position}, {self.position} was"
+                f" acknowledged, and the ring begins after {self._before_ring[0]}"
+            )
+        if checksum_of(last.record) != known[last.position]:
+            raise FencedError(f"shard {self._shard}: another's {last.position} stands for ours")
+
     async def _give_back(self, last: Position) -> None:
         """Resend what the ring holds after `last`; whoever calls looks again."""
-        if last < self._before_ring:
-            raise RegressedError(
-                f"shard {self._shard}: the journal ends at {last}, {self.position} was"
-                f" acknowledged, and the ring begins after {self._before_ring}"
-            )
         for entry in [each for each in self._ring if each.position > last]:
             try:
                 await self._journal.append(self._shard, entry.position, entry.record)
@@ -178,7 +188,7 @@ class Appender:
         self.position, self.checksum = entry.position, checksum
         self._ring.append(entry)
         self._ring_bytes += len(entry.record)
-        while self._ring_bytes > limits.RING_BYTES_MAX:
+        while self._ring_bytes > limits.RING_BYTES_MAX and len(self._ring) > 1:
             oldest = self._ring.popleft()
             self._ring_bytes -= len(oldest.record)
-            self._before_ring = oldest.position
+            self._before_ring = (oldest.position, checksum_of(oldest.record))

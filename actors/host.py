@@ -12,15 +12,15 @@ may be a frozen one that has woken up, and is of no more use to anybody.
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import structlog
 
 from actors.clock import Clock
 from actors.config import Settings
-from actors.journal import BusyError, LostError, RedisJournal
+from actors.journal import BusyError, Journal, JournalError, LostError, Memory
 from actors.marks import CorruptMarkError, Marks
-from actors.owner import ENDED, Owner, Ownership, Phase, Tally
+from actors.owner import CLOSED, ENDED, Owner, Ownership, Phase, Tally, Waiter
 from actors.pending import NOT_DONE, Gathered, Pending
 from actors.recovery import Floor
 from actors.statistics import measure
@@ -31,6 +31,7 @@ from engine.messages import (
     Answer,
     Audit,
     Command,
+    Detail,
     Find,
     GetChannel,
     GetReservation,
@@ -52,6 +53,13 @@ _BY_SHARD: Final = (SetChannel, GetChannel, ListShortfalls, Audit)
 _BROKEN_MAX: Final = 5
 """How often a shard is recovered after a bug before it is given up."""
 _log = structlog.get_logger(__name__)
+
+
+class HostJournal(Journal, Protocol):
+    """What a host needs of a journal, beside what its owners need."""
+
+    async def memory(self) -> Memory:
+        """How full the server is."""
 
 
 class HostStatus(NamedTuple):
@@ -77,7 +85,7 @@ class Host:
         name: str,
         settings: Settings,
         cluster_id: str,
-        journals: Sequence[RedisJournal],
+        journals: Sequence[HostJournal],
         marks: Marks,
         random_bytes: Callable[[int], bytes],
         on_change: Callable[[], None],
@@ -104,6 +112,9 @@ class Host:
         self._owners: dict[int, Owner] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._broken: dict[int, int] = {}
+        """How often each shard met a bug."""
+        self._again: dict[int, list[Floor]] = {}
+        """Shards that were assigned anew while they were being released."""
         self._full = False
         """The journal's server is so full that new reserves are refused."""
         self._fill = 0.0
@@ -119,13 +130,14 @@ class Host:
         self._ticker = self._loop.call_later(limits.TICK_SECONDS, self._tick)
         self._keeper = self._loop.create_task(self._keep(), name="marks and memory")
 
-    def assign(self, shard: int, floor: Position | None) -> None:
+    def assign(self, shard: int, floor: Floor | None) -> None:
         """Claim `shard`, recover it, serve it; the journal must reach `floor`."""
+        floors = [] if floor is None else [floor]
         owner = self._owners.get(shard)
-        if owner is not None and owner.phase not in ENDED:
-            return
-        self._broken.pop(shard, None)
-        self._own(shard, [] if floor is None else [Floor(floor, None)])
+        if owner is None or owner.phase in ENDED:
+            self._own(shard, floors)
+        elif owner.is_stopping:
+            self._again[shard] = floors
 
     def release(self, shard: int) -> None:
         """Serve what is queued for `shard`, then leave it."""
@@ -158,9 +170,11 @@ class Host:
         await self._write_marks()
         if owner.phase is Phase.BROKEN:
             self._mend(owner, floors)
-        elif owner.phase is Phase.FENCED and self._owners.get(owner.number) is owner:
+        elif self._owners.get(owner.number) is owner and owner.phase is not Phase.FAILED:
             del self._owners[owner.number]
-            if not self._owners:
+            if owner.number in self._again:
+                self._own(owner.number, self._again.pop(owner.number))
+            elif not self._owners and owner.phase is Phase.FENCED:
                 self._on_empty()
         self._on_change()
 
@@ -188,7 +202,7 @@ class Host:
             {
                 each.number: each.progress
                 for each in owners
-                if each.phase in (Phase.CLAIMING, Phase.RECOVERING)
+                if each.phase in (Phase.CLAIMING, Phase.RECOVERING, Phase.BROKEN)
             },
             {each.number: each.reason for each in owners if each.phase is Phase.FAILED},
             {
@@ -233,67 +247,72 @@ class Host:
                 else:
                     shard = home_of([line.sku for line in lines], shards)
             else:
-                shard = self._shard_of(command, pending, index)
-                if shard == UNKNOWN_HOME:
+                found = self._shard_of(command, pending, index)
+                if found is None:
                     continue
+                shard = found
             owner = owners.get(shard)
             if owner is None:
                 pending.answer(index, Answer(Status.MOVED, MovedTo(shard, 0, "")))
-            elif owner.phase in ENDED:
+            elif owner.phase in CLOSED:
                 pending.answer(index, owner.refusal())
             else:
                 self._queue(owner, pending, index, command)
 
-    def _queue(self, owner: Owner, pending: Pending, index: int, command: Command) -> None:
+    @staticmethod
+    def _queue(owner: Owner, waiter: Waiter, index: int, command: Command) -> None:
+        """Give the owner a command, unless too many wait there already."""
         waiting = len(owner.queue)
         if waiting >= limits.SHARD_QUEUE_SHED_RESERVES and (
             type(command) is Reserve or waiting >= limits.SHARD_QUEUE_COMMANDS_MAX
         ):
-            pending.answer(index, Answer(Status.OVERLOADED))
+            waiter.answer(index, Answer(Status.OVERLOADED))
             return
-        owner.submit(pending, index, command)
+        owner.submit(waiter, index, command)
 
-    def _shard_of(self, command: Any, pending: Pending, index: int) -> int:
-        """The command's shard; UNKNOWN_HOME if the command was taken care of otherwise."""
+    def _shard_of(self, command: Any, pending: Pending, index: int) -> int | None:
+        """The command's shard; None if the command was taken care of otherwise."""
         if isinstance(command, GetStatistics):
             pending.answer(index, Answer(Status.OK, Statistics(measure(self))))
-            return UNKNOWN_HOME
+            return None
         if isinstance(command, Find):
             self._find(command, pending, index)
-            return UNKNOWN_HOME
-        if isinstance(command, _BY_SHARD):
-            return command.shard
+            return None
         if hasattr(command, "sku"):
             return shard_of(command.sku, self._shards)
-        if command.home == UNKNOWN_HOME:
+        named: int = command.shard if isinstance(command, _BY_SHARD) else command.home
+        if named != UNKNOWN_HOME:
+            return named
+        if isinstance(command, _BY_SHARD):
+            pending.answer(index, Answer(Status.INVALID, Detail("names no shard")))
+        else:
             self._find_and(command, pending, index)
-        home: int = command.home
-        return home
+        return None
 
     def _find(self, command: Find, pending: Pending, index: int) -> None:
         """Ask every shard of this host whether it knows the reservation."""
-        owners = [each for each in self._owners.values() if each.phase not in ENDED]
+        owners = [each for each in self._owners.values() if each.phase not in CLOSED]
         if not owners:
             pending.answer(index, Answer(Status.OK, Homes([], [])))
             return
         gathered = Gathered(pending, index, len(owners), _all_homes)
         for owner in owners:
-            owner.submit(gathered, owner.number, command)
+            self._queue(owner, gathered, owner.number, command)
 
     def _find_and(self, command: Any, pending: Pending, index: int) -> None:
         """A command without a home, from a caller who came straight here: the shard that knows the
-        reservation gets it; if none does, one of them says so."""
+        reservation gets it; that nobody does can only be said where all shards are."""
         owners = [each for each in self._owners.values() if each.phase is Phase.SERVING]
         knowing = [each for each in owners if each.shard.knows(command.reservation_id, None)]
         if len(knowing) > 1:
             pending.answer(index, Answer(Status.AMBIGUOUS_RESERVATION))
         elif knowing:
             self._queue(knowing[0], pending, index, command)
-        elif owners:
+        elif len(owners) == self._shards:
             ask = GetReservation(command.reservation_id, scope=command.scope)
             gathered = Gathered(pending, index, len(owners), _nowhere)
             for owner in owners:
-                owner.submit(gathered, owner.number, ask)
+                self._queue(owner, gathered, owner.number, ask)
         else:
             pending.answer(index, NOT_DONE)
 
@@ -330,6 +349,9 @@ class Host:
             memory = await self._journals[0].memory()
         except (BusyError, LostError):
             return  # the appends find out by themselves
+        except JournalError as error:
+            _log.error("memory_not_told", error=str(error))
+            return
         self._fill = memory.used / memory.limit
         self._full = self._fill >= limits.MEMORY_REFUSE
         if self._fill >= limits.MEMORY_SNAPSHOT:

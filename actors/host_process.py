@@ -27,6 +27,7 @@ from actors.control import (
     Kind,
     Leave,
     Map,
+    Release,
     ShardHead,
     introduce,
 )
@@ -36,6 +37,7 @@ from actors.journal import CONNECTIONS_PER_HOST, RedisJournal
 from actors.keys import Authenticator
 from actors.log import set_up_logs
 from actors.marks import Marks
+from actors.recovery import Floor
 from engine.codec import Position
 
 JOURNAL_SECONDS: Final = 60.0
@@ -115,9 +117,11 @@ class HostProcess:
         if isinstance(message, Assign):
             floor = message.floor
             self._serial = message.serial
-            self._host.assign(
-                message.shard, None if floor is None else Position(floor.epoch, floor.sequence)
-            )
+            self._host.assign(message.shard, None if floor is None else _floor(floor))
+            self._member.notice()
+        elif isinstance(message, Release):
+            self._serial = message.serial
+            self._host.release(message.shard)
             self._member.notice()
         elif isinstance(message, Map):
             self._version = message.version
@@ -146,6 +150,10 @@ def _end(reason: str) -> NoReturn:
     _log.warning("ends", reason=reason)
     logging.shutdown()
     os._exit(os.EX_OK)
+
+
+def _floor(head: ShardHead) -> Floor:
+    return Floor(Position(head.epoch, head.sequence), head.checksum or None)
 
 
 def _own_address(peer: TcpAddress) -> str:

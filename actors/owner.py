@@ -1,6 +1,7 @@
 """The single writer of one shard: owns it, serves it batch by batch, or leaves.
 
-    claiming ──► recovering ──► serving ──► stopped (fenced | failed | released)
+    claiming ──► recovering ──► serving ──► leaving ──► released
+        └─────────────┴────────────┴──► fenced | failed | broken
 
 Batches form by themselves. While one append is in flight, commands gather; when it is acknowledged
 its answers leave and what has gathered is the next batch. Commands are decided and applied before
@@ -16,6 +17,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from enum import Enum
+from math import inf
 from typing import Final, NamedTuple, Protocol
 
 import msgspec
@@ -41,6 +43,7 @@ class Phase(Enum):
     CLAIMING = "claiming"
     RECOVERING = "recovering"
     SERVING = "serving"
+    LEAVING = "leaving"
     FENCED = "fenced"
     FAILED = "failed"
     """The journal does not prove itself: the shard refuses to serve."""
@@ -58,6 +61,8 @@ _UNTRUSTED: Final = (
     JournalError,
 )
 ENDED: Final = frozenset((Phase.FENCED, Phase.FAILED, Phase.BROKEN, Phase.RELEASED))
+CLOSED: Final = ENDED | {Phase.LEAVING}
+"""Phases in which no command is taken."""
 
 
 class Waiter(Protocol):
@@ -134,12 +139,12 @@ class Owner:
         self.epoch = 0
         self.proven_at = 0.0
         """When, in the loop's time, the journal last acknowledged that the shard is ours."""
-        self.shard = Shard(number, ownership.shards, ownership.remembered_max)
+        self._ownership = ownership
+        self.shard = self._make_shard()
         self.appender: Appender | None = None
         self.snapshotter: Snapshotter | None = None
         self.queue: deque[tuple[Waiter, int, Command]] = deque()
         self.in_flight: list[tuple[Waiter, int]] = []
-        self._ownership = ownership
         self._journal = journal
         self._marks = marks
         self._clock_from = clock_from
@@ -147,6 +152,8 @@ class Owner:
         self._tally = tally
         self._nonce = nonce
         self._on_change = on_change
+        self._earliest = inf
+        """No deadline in the queue is before this."""
         self._wake: asyncio.Future[None] | None = None
         self._stopping = False
         self._prove_now = False
@@ -157,6 +164,8 @@ class Owner:
     def submit(self, waiter: Waiter, index: int, command: Command) -> None:
         """Queue a command; it is answered through `waiter`."""
         self.queue.append((waiter, index, command))
+        if waiter.deadline < self._earliest:
+            self._earliest = waiter.deadline
         wake = self._wake
         if wake is not None and not wake.done():
             wake.set_result(None)
@@ -173,21 +182,27 @@ class Owner:
         for waiter, index in self.in_flight:
             if waiter.deadline <= now:
                 waiter.answer(index, OUTCOME_UNKNOWN)
-        queue = self.queue
-        if queue and queue[0][0].deadline <= now:
-            late = [each for each in queue if each[0].deadline <= now]
-            self.queue = deque(each for each in queue if each[0].deadline > now)
-            for waiter, index, _ in late:
-                waiter.answer(index, NOT_DONE)
+        if self._earliest <= now:
+            self._drop_late(now)
         if self.phase is Phase.SERVING:
             if self.shard.due(self._clock.now()):
                 self.poke()
             if now - self.proven_at > limits.PROVE_SECONDS:
                 self.poke(prove=True)
 
+    def _drop_late(self, now: float) -> None:
+        late = [each for each in self.queue if each[0].deadline <= now]
+        left = [each for each in self.queue if each[0].deadline > now]
+        self.queue = deque(left)
+        self._earliest = min((waiter.deadline for waiter, _, _ in left), default=inf)
+        for waiter, index, _ in late:
+            waiter.answer(index, NOT_DONE)
+
     def stop(self) -> None:
-        """Serve what is queued, then leave."""
+        """Serve what is queued, then leave; commands that come later are another's."""
         self._stopping = True
+        if self.phase is Phase.SERVING:
+            self._turn(Phase.LEAVING)
         self.poke()
 
     # --- a life ---
@@ -201,13 +216,23 @@ class Owner:
         except FencedError as error:
             self._end(Phase.FENCED, str(error))
         except _UNTRUSTED as error:
-            self._end(Phase.FAILED, f"{type(error).__name__.removesuffix('Error')}: {error}")
+            reason = f"{type(error).__name__.removesuffix('Error')}: {error}"
+            fenced = self.phase is Phase.RECOVERING and await self._is_superseded()
+            self._end(Phase.FENCED if fenced else Phase.FAILED, reason)
         except asyncio.CancelledError:
             self._end(Phase.RELEASED, "cancelled")
             raise
         except Exception as error:  # a bug in the rules must cost one shard's memory, not the host
             _log.exception("shard_broken", shard=self.number)
             self._end(Phase.BROKEN, f"{type(error).__name__}: {error}")
+
+    async def _is_superseded(self) -> bool:
+        """Whether a newer claim stands: what we have read may have been trimmed under us."""
+        try:
+            newest = await self._journal.read(self.number, START, 1, newest=True)
+        except JournalError:
+            return False
+        return bool(newest) and newest[0].position.epoch > self.epoch
 
     async def _come_up(self, floors: list[Floor]) -> None:
         ownership = self._ownership
@@ -227,15 +252,30 @@ class Owner:
         )
         self.epoch = ours.position.epoch
         self._turn(Phase.RECOVERING)
-        found = await recover(self._journal, ours, self.shard, floors, self._note_progress)
+        found = await recover(
+            self._journal,
+            ours,
+            self._make_shard,
+            ownership.cluster_id,
+            floors,
+            self._note_progress,
+        )
+        self.shard = found.shard
         self._clock = self._clock_from(self.shard.state.now)
         pointer = found.generations[-1] if found.generations else START
         self.appender = Appender(
-            self._journal, self.number, ours.position, ours.checksum, pointer, run_id
+            self._journal,
+            self.number,
+            ours,
+            found.last_position,
+            found.last_checksum,
+            pointer,
+            run_id,
         )
         self.snapshotter = Snapshotter(
             self._journal, self.shard, self.appender, found.generations, self.poke
         )
+        self.snapshotter.clean_up()
         stamp = self._clock.now()
         event = opened(
             found,
@@ -256,6 +296,9 @@ class Owner:
             records=found.records,
             snapshot=str(pointer),
         )
+
+    def _make_shard(self) -> Shard:
+        return Shard(self.number, self._ownership.shards, self._ownership.remembered_max)
 
     def _note_progress(self, read: int) -> None:
         self.progress = read
@@ -290,7 +333,7 @@ class Owner:
         shard, queue, tally = self.shard, self.queue, self._tally
         execute, events, outcomes = shard.execute, shard.events, tally.outcomes
         now = self._loop.time()
-        waiting: list[tuple[Waiter, int]] = []
+        waiting = self.in_flight = []
         answers: list[Answer] = []
         size = 0
         self._encoded: list[msgspec.Raw] = []
@@ -300,8 +343,8 @@ class Owner:
             if waiter.deadline <= now:
                 waiter.answer(index, NOT_DONE)
                 continue
-            answer = execute(command)
             waiting.append((waiter, index))
+            answer = execute(command)
             answers.append(answer)
             while len(encoded) < len(events):
                 raw = encode_event(events[len(encoded)])
@@ -311,7 +354,8 @@ class Owner:
             if counts is None:
                 counts = outcomes[type(command)] = [0] * limits.STATUSES_MAX
             counts[answer.status] += 1
-        self.in_flight = waiting
+        if not queue:
+            self._earliest = inf
         return answers
 
     async def _batch(self, answers: list[Answer]) -> None:
@@ -380,6 +424,11 @@ class Owner:
         if self.phase is Phase.FAILED:
             return Answer(Status.SHARD_STOPPED)
         return Answer(Status.MOVED, MovedTo(self.number, self.epoch, ""))
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopping
 
     @property
     def position(self) -> Position | None:

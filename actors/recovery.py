@@ -15,8 +15,10 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
+import structlog
+
 from actors.appender import FencedError, RegressedError
-from actors.journal import BusyError, Entry, Journal, LostError, RefusedError
+from actors.journal import BusyError, Entry, Journal, LostError, MissingError, RefusedError
 from engine import limits
 from engine.codec import (
     GENESIS,
@@ -25,6 +27,7 @@ from engine.codec import (
     Position,
     Record,
     check_link,
+    checksum_of,
     decode_record,
     encode_record,
 )
@@ -37,6 +40,7 @@ _PAGE: Final = 64
 """Records that are read at once."""
 _BACKOFF_SECONDS: Final = 0.05
 _LAST_SEQUENCE: Final = 2**63 - 1
+_log = structlog.get_logger(__name__)
 
 
 class GenesisError(Exception):
@@ -54,7 +58,6 @@ class Recovered(NamedTuple):
     """A shard as it was after the last record before our claim."""
 
     shard: Shard
-    claim: Record
     last_position: Position
     last_checksum: int
     generations: list[Position]
@@ -82,6 +85,46 @@ async def _load(journal: Journal, number: int, name: str) -> bytes | None:
             await asyncio.sleep(_BACKOFF_SECONDS)
 
 
+async def check_installation(
+    journal: Journal, number: int, *, shards: int, cluster_id: str
+) -> None:
+    """Raise GenesisError if the journal of shard `number` is not of this installation.
+
+    Before the claim: whoever must not own a shard must not fence its owner either.
+    """
+    first = await _read(journal, number, START, 1)
+    if not first:
+        return
+    record = decode_record(first[0].record, number, first[0].position)
+    genesis = record.events[0] if record.events else None
+    if isinstance(genesis, Genesis):
+        found = (genesis.cluster_id, genesis.shards, genesis.hash)
+    else:
+        newest = await _newest(journal, number)
+        pointer = record.snapshot if newest is None else newest.snapshot
+        shard = Shard(number, shards)
+        data = await _load(journal, number, chunk_name(pointer, 0))
+        if data is None:
+            return  # `recover` finds out what is missing
+        SnapshotReader(shard.state, number, pointer).feed(data)
+        found = (shard.state.cluster_id, shard.state.shards, shard.state.hash)
+    _check_installation(number, found, (cluster_id, shards, HASH))
+
+
+def _check_installation(
+    number: int, found: tuple[str, int, str], ours: tuple[str, int, str]
+) -> None:
+    if found[1:] != ours[1:]:
+        raise GenesisError(
+            f"shard {number}: its journal is of {found[1]} shards by {found[2]}, not of"
+            f" {ours[1]} by {ours[2]}"
+        )
+    if ours[0] and found[0] != ours[0]:
+        raise GenesisError(
+            f"shard {number}: its journal is of installation {found[0]}, this is {ours[0]}"
+        )
+
+
 async def claim(
     journal: Journal,
     number: int,
@@ -92,11 +135,12 @@ async def claim(
     nonce: bytes,
     stamp: int,
     floors: Iterable[Floor],
-) -> Record:
-    """Become the owner of shard `number`: our claim's record. Raises FencedError if another does.
+) -> Entry:
+    """Become the owner of shard `number`: our claim. Raises FencedError if another does.
 
     `nonce` is random and tells our claim from one that somebody else makes at the same moment.
     """
+    await check_installation(journal, number, shards=shards, cluster_id=cluster_id)
     floors = list(floors)
     last = await _newest(journal, number)
     if last is None:
@@ -106,24 +150,29 @@ async def claim(
             )
         await _begin(journal, number, shards, cluster_id, stamp)
         last = await _newest(journal, number)
-        assert last is not None
+        if last is None:
+            raise RegressedError(f"shard {number}: the journal was in use and is empty now")
     epoch = max([last.position.epoch, *(floor.position.epoch for floor in floors)]) + 1
-    position = Position(epoch, 0)
     events: list[Event] = [Claimed(nonce, host)]
-    data, _ = encode_record(number, position, stamp, 0, last.snapshot, events)
+    position = Position(epoch, 0)
+    ours = Entry(position, encode_record(number, position, stamp, 0, last.snapshot, events)[0])
     while True:
         try:
-            await journal.append(number, position, data)
+            await journal.append(number, position, ours.record)
         except BusyError:
             await asyncio.sleep(_BACKOFF_SECONDS)
             continue
-        except (LostError, RefusedError):
+        except (LostError, RefusedError) as error:
             found = await _read(journal, number, Position(epoch - 1, _LAST_SEQUENCE), 1)
-            if not found:
+            if not found and isinstance(error, LostError):
                 continue
-            if found[0] != (position, data):
+            if not found:
+                raise RegressedError(f"shard {number}: the claim {position} is refused") from error
+            if found[0] != ours:
                 raise FencedError(f"shard {number}: {found[0].position} is another's") from None
-        return decode_record(data, number, position)
+        except MissingError as error:
+            raise RegressedError(str(error)) from error
+        return ours
 
 
 async def _newest(journal: Journal, number: int) -> Record | None:
@@ -151,51 +200,75 @@ async def _begin(journal: Journal, number: int, shards: int, cluster_id: str, st
 
 async def recover(
     journal: Journal,
-    claim: Record,
-    shard: Shard,
+    ours: Entry,
+    make_shard: Callable[[], Shard],
+    cluster_id: str,
     floors: Iterable[Floor],
     progress: Callable[[int], None],
 ) -> Recovered:
-    """Bring `shard`, which is new, to the last record before `claim`.
+    """The shard as of the last record before `ours`, our claim.
 
     `progress` is told the number of records and chunks read so far. Raises CorruptRecordError,
-    CorruptSnapshotError, RegressedError or GenesisError.
+    CorruptSnapshotError, RegressedError, GenesisError or FencedError.
     """
-    replay = _Replay(shard, claim, list(floors))
-    pointer = await _newest_pointer(journal, claim)
-    generations: list[Position] = []
-    if pointer != START:
-        reader = await _restore(journal, shard, pointer, progress)
-        generations = [each for each in (reader.previous, pointer) if each != START]
-        replay.restored(reader, pointer)
+    shard, reader = await _restore_newest(journal, make_shard, progress)
+    replay = _Replay(shard, ours, list(floors), reader)
     while not replay.done:
         page = await _read(journal, shard.number, replay.position, _PAGE)
         if not page:
-            raise RegressedError(f"shard {shard.number}: our claim {claim.position} is gone")
+            raise RegressedError(f"shard {shard.number}: our claim {ours.position} is gone")
         for entry in page:
             if not replay.done:
                 replay.take(decode_record(entry.record, shard.number, entry.position))
         progress(replay.records)
         await asyncio.sleep(0)
-    return replay.result(generations)
+    state = shard.state
+    _check_installation(
+        shard.number,
+        (state.cluster_id, state.shards, state.hash),
+        (cluster_id, shard.shards, HASH),
+    )
+    generations = [] if reader is None else [reader.previous, reader.position]
+    return Recovered(
+        shard,
+        replay.position,
+        replay.checksum,
+        [each for each in generations if each != START],
+        replay.records,
+    )
 
 
-async def _newest_pointer(journal: Journal, claim: Record) -> Position:
-    """The newest snapshot that the stream announced before our claim."""
-    entries = await _read(journal, claim.shard, START, 2, newest=True)
-    records = [decode_record(each.record, claim.shard, each.position) for each in entries]
-    return max(record.snapshot for record in [claim, *records])
+async def _restore_newest(
+    journal: Journal, make_shard: Callable[[], Shard], progress: Callable[[int], None]
+) -> tuple[Shard, SnapshotReader | None]:
+    """A shard as of the newest snapshot that is whole, or a new one.
+
+    A claim may point at a snapshot that was replaced while it was made, and a stream that was given
+    back may point at chunks which were not. Then the snapshot before serves as well, since the
+    journal reaches back to it; if it did not, the records would not link.
+    """
+    shard = make_shard()
+    entries = await _read(journal, shard.number, START, _PAGE, newest=True)
+    records = [decode_record(each.record, shard.number, each.position) for each in entries]
+    for pointer in sorted({each.snapshot for each in records} - {START}, reverse=True):
+        reader = await _restore(journal, shard, pointer, progress)
+        if reader is not None:
+            return shard, reader
+        shard = make_shard()
+    return shard, None
 
 
 async def _restore(
     journal: Journal, shard: Shard, pointer: Position, progress: Callable[[int], None]
-) -> SnapshotReader:
+) -> SnapshotReader | None:
+    """The snapshot, read into `shard`; None if a chunk of it is missing."""
     reader = SnapshotReader(shard.state, shard.number, pointer)
     while not reader.complete:
         name = chunk_name(pointer, reader.chunks)
         data = await _load(journal, shard.number, name)
         if data is None:
-            raise CorruptSnapshotError(f"shard {shard.number}: chunk {name} is missing")
+            _log.warning("chunk_missing", shard=shard.number, chunk=name)
+            return None
         reader.feed(data)
         progress(reader.chunks)
         await asyncio.sleep(0)
@@ -205,22 +278,39 @@ async def _restore(
 class _Replay:
     """Applies records one by one, and checks what a recovery must check."""
 
-    def __init__(self, shard: Shard, claim: Record, floors: list[Floor]) -> None:
+    def __init__(
+        self, shard: Shard, claim: Entry, floors: list[Floor], reader: SnapshotReader | None
+    ) -> None:
+        """`reader`: has restored `shard`, unless None."""
         self._shard = shard
         self._claim = claim
-        self._floors = floors
+        self._floors = sorted(floors, key=lambda floor: floor.position)
         self._before: Record | None = None
-        self._cut: tuple[Position, bytes] | None = None
         self._before_claim = (START, 0)
+        self._cut: tuple[Position, bytes] | None = None
         self.position = START
         self.checksum = 0
         self.records = 0
         self.done = False
+        if reader is not None:
+            cut, checksum = reader.position, reader.checksum
+            self._cut = (cut, shard.digest())
+            self._before = Record(shard.number, cut, 0, 0, START, [], checksum)
+            self._floors = [each for each in self._floors if each.position >= cut]
+            self._reach(cut, checksum)
 
-    def restored(self, reader: SnapshotReader, pointer: Position) -> None:
-        self.position, self.checksum = pointer, reader.checksum
-        self._cut = (pointer, self._shard.digest())
-        self._before = Record(self._shard.number, pointer, 0, 0, START, [], reader.checksum)
+    def _reach(self, position: Position, checksum: int) -> None:
+        """The state is that of `position`; every floor up to there must have been met."""
+        self.position, self.checksum = position, checksum
+        while self._floors and self._floors[0].position <= position:
+            floor = self._floors.pop(0)
+            where = f"shard {self._shard.number}, record {floor.position}"
+            if floor.position < position:
+                raise RegressedError(f"{where} was acknowledged, and is not there")
+            if floor.checksum not in (None, checksum):
+                raise RegressedError(
+                    f"{where}: checksum {checksum:08x}, but {floor.checksum:08x} was acknowledged"
+                )
 
     def take(self, record: Record) -> None:
         if self._before is None and record.position != GENESIS:
@@ -237,14 +327,8 @@ class _Replay:
             self._check(event, record)
         self._shard.replay(record.stamp, record.events)
         self._before = record
-        self.position, self.checksum = record.position, record.checksum
         self.records += 1
-        for floor in self._floors:
-            if floor.position == record.position and floor.checksum not in (None, self.checksum):
-                raise RegressedError(
-                    f"shard {record.shard}, record {record.position}: checksum"
-                    f" {self.checksum:08x}, but {floor.checksum:08x} was acknowledged"
-                )
+        self._reach(record.position, record.checksum)
 
     def _check(self, event: Event, record: Record) -> None:
         """What an event says about the journal itself must be so."""
@@ -268,30 +352,14 @@ class _Replay:
             )
 
     def _finish(self, record: Record) -> None:
-        if record.checksum != self._claim.checksum:
+        if record.checksum != checksum_of(self._claim.record):
             raise FencedError(f"shard {record.shard}: {record.position} is another's claim")
-        lowest = max((f.position for f in self._floors), default=START)
-        if self.position < lowest:
+        if self._floors:
             raise RegressedError(
-                f"shard {record.shard}: ends at {self.position}, {lowest} was acknowledged"
+                f"shard {record.shard}: ends at {self.position}, {self._floors[-1].position} was"
+                " acknowledged"
             )
         self.done = True
-
-    def result(self, generations: list[Position]) -> Recovered:
-        state, shard = self._shard.state, self._shard
-        if (state.shards, state.hash) != (shard.shards, HASH):
-            raise GenesisError(
-                f"shard {shard.number}: its journal is of {state.shards} shards by"
-                f" {state.hash}, not of {shard.shards} by {HASH}"
-            )
-        return Recovered(
-            shard,
-            self._claim,
-            self.position,
-            self.checksum,
-            generations,
-            self.records,
-        )
 
 
 def opened(

@@ -11,8 +11,9 @@ older of the two that are kept.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Final
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from typing import Final, TypeVar
 
 import structlog
 
@@ -22,8 +23,9 @@ from engine import limits
 from engine.codec import START, Position
 from engine.messages import SnapshotTaken
 from engine.shard import Shard
-from engine.snapshot import SnapshotWriter, chunk_name
+from engine.snapshot import SnapshotReader, SnapshotWriter, chunk_name
 
+T = TypeVar("T")
 _BACKOFF_SECONDS: Final = 0.2
 _log = structlog.get_logger(__name__)
 
@@ -50,6 +52,8 @@ class Snapshotter:
         self._bytes = 0
         self._events = 0
         self._wanted = False
+        self._run_id = ""
+        """Of the server process that took the chunks of `taken`."""
         self._acknowledged: Position | None = None
         self.taken: SnapshotTaken | None = None
         """A complete snapshot that waits to be announced."""
@@ -62,7 +66,7 @@ class Snapshotter:
 
     def want(self) -> None:
         """Take a snapshot soon: the journal's server is filling up."""
-        self._wanted = self._wanted or self._events > 0
+        self._wanted = self._wanted or self._bytes >= limits.SNAPSHOT_AT_LEAST_BYTES
 
     def after_batch(self) -> None:
         """Between two batches, every event acknowledged: the moment to cut."""
@@ -85,11 +89,14 @@ class Snapshotter:
                 appender.checksum,
                 self._generations[-1] if self._generations else START,
             )
-            self._start(self._store(writer))
+            self._start(self._store(writer, self._journal.run_id))
 
     def announce(self) -> SnapshotTaken | None:
         """The event to journal with this batch, if a snapshot is complete."""
         taken, self.taken = self.taken, None
+        if taken is not None and self._run_id != self._journal.run_id:
+            self._wanted = True  # that server process may have lost the chunks
+            return None
         if taken is not None:
             self._appender.pointer = Position(taken.epoch, taken.sequence)
             self._acknowledged = self._appender.pointer
@@ -116,10 +123,29 @@ class Snapshotter:
         if not task.cancelled() and task.exception() is not None:
             _log.error("snapshot_failed", shard=self._shard.number, error=repr(task.exception()))
 
-    async def _store(self, writer: SnapshotWriter) -> None:
+    def clean_up(self) -> None:
+        """After a recovery: delete what the owner before had no time to delete."""
+        if len(self._generations) == 2:
+            self._start(self._forget_before(self._generations[0]))
+
+    async def _forget_before(self, older: Position) -> None:
+        shard = Shard(self._shard.number, self._shard.shards)
+        data = await self._patiently(
+            partial(self._journal.load, shard.number, chunk_name(older, 0))
+        )
+        if data is not None:
+            reader = SnapshotReader(shard.state, shard.number, older)
+            reader.feed(data)
+            if reader.previous != START:
+                await self._delete(reader.previous)
+        await self._patiently(partial(self._journal.trim, shard.number, older))
+
+    async def _store(self, writer: SnapshotWriter, run_id: str) -> None:
         while (chunk := writer.next_chunk()) is not None:
-            await self._put(*chunk)
+            name, data = chunk
+            await self._patiently(partial(self._journal.store, self._shard.number, name, data))
             await asyncio.sleep(0)
+        self._run_id = run_id
         self.taken = SnapshotTaken(*writer.position, writer.chunks, writer.digest)
         self.count += 1
         self._on_taken()
@@ -130,15 +156,13 @@ class Snapshotter:
             chunks=writer.chunks,
         )
 
-    async def _put(self, name: str, data: bytes) -> None:
-        """Store one chunk; a second copy of the same chunk is the same."""
+    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """What `ask` gives, once the journal answers; all that is asked here may be repeated."""
         while True:
             try:
-                await self._journal.store(self._shard.number, name, data)
+                return await ask()
             except (BusyError, LostError):
                 await asyncio.sleep(_BACKOFF_SECONDS)
-            else:
-                return
 
     async def _trim(self, pointer: Position) -> None:
         """The pointer is acknowledged: keep it and the one before, and the journal back to that."""
@@ -147,12 +171,25 @@ class Snapshotter:
             await self._delete(self._generations.pop(0))
         older = self._generations[0]
         if len(self._generations) == 2:
-            removed = await self._journal.trim(self._shard.number, older)
+            removed = await self._patiently(partial(self._journal.trim, self._shard.number, older))
             _log.info(
                 "journal_trimmed", shard=self._shard.number, below=str(older), records=removed
             )
 
     async def _delete(self, generation: Position) -> None:
+        """Delete the chunks of a generation, by exact name, as far as they go."""
         number = 0
-        while await self._journal.store(self._shard.number, chunk_name(generation, number), None):
+        while await self._remove(chunk_name(generation, number)):
             number += 1
+
+    async def _remove(self, name: str) -> bool:
+        """Whether there was such a chunk; what was lost on the way may have removed it."""
+        lost = False
+        while True:
+            try:
+                return await self._journal.store(self._shard.number, name, None) or lost
+            except BusyError:
+                await asyncio.sleep(_BACKOFF_SECONDS)
+            except LostError:
+                lost = True
+                await asyncio.sleep(_BACKOFF_SECONDS)

@@ -104,9 +104,14 @@ def decode_record(data: bytes, shard: int, position: Position) -> Record:
         raise CorruptRecordError(f"{where}: holds record {epoch}-{sequence} of shard {number}")
     try:
         events = _decode(body[_HEADER.size :])
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise CorruptRecordError(f"{where}: events do not decode: {error}") from error
     return Record(shard, position, stamp, previous, Position(*pointer), events, checksum)
+
+
+def checksum_of(data: bytes) -> int:
+    """The checksum that ends an encoded record."""
+    return int(_CHECKSUM.unpack(data[-_CHECKSUM.size :])[0])
 
 
 def check_link(before: Record | None, record: Record) -> None:

@@ -102,6 +102,8 @@ SNAPSHOT_AFTER_BYTES: Final = 64 << 20
 """Journal of one shard since its last snapshot after which the next is taken…"""
 SNAPSHOT_AFTER_EVENTS: Final = 200_000
 """…or as many events, but no fewer than there are entries to write down again."""
+SNAPSHOT_AT_LEAST_BYTES: Final = 4 << 20
+"""Less journal than this is not worth a snapshot, however full the server is."""
 MEMORY_SNAPSHOT: Final = 0.6
 """Share of the server's memory at which snapshots, and so trimming, start in any case…"""
 MEMORY_REFUSE: Final = 0.8

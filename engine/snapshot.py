@@ -166,7 +166,7 @@ class SnapshotReader:
         """`state` is new; `position` is the snapshot's."""
         self._state = state
         self._shard = shard
-        self._position = position
+        self.position = position
         self.chunks = 0
         self.complete = False
         self.checksum = 0
@@ -179,12 +179,12 @@ class SnapshotReader:
         kind, raw = self._prove(data)
         try:
             self._take(kind, raw)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise CorruptSnapshotError(f"{self._where()}: does not decode: {error}") from error
         self.chunks += 1
 
     def _where(self) -> str:
-        return f"shard {self._shard}, snapshot {self._position}, chunk {self.chunks}"
+        return f"shard {self._shard}, snapshot {self.position}, chunk {self.chunks}"
 
     def _prove(self, data: bytes) -> tuple[int, msgspec.Raw]:
         if len(data) < _HEADER.size + _CHECKSUM.size:
@@ -199,7 +199,7 @@ class SnapshotReader:
             raise CorruptSnapshotError(
                 f"{self._where()}: format {version}, this engine reads {FORMAT}"
             )
-        if (shard, (epoch, sequence), number) != (self._shard, self._position, self.chunks):
+        if (shard, (epoch, sequence), number) != (self._shard, self.position, self.chunks):
             raise CorruptSnapshotError(
                 f"{self._where()}: holds chunk {number} of {epoch}-{sequence} of shard {shard}"
             )
@@ -208,7 +208,7 @@ class SnapshotReader:
         self.complete = bool(last)
         try:
             return _decode_kind(body[_HEADER.size :])
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise CorruptSnapshotError(f"{self._where()}: does not decode: {error}") from error
 
     def _take(self, kind: int, raw: msgspec.Raw) -> None:
