@@ -11,7 +11,7 @@ not answer, the import stops with 503, because there is a way on: send the file 
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
@@ -70,23 +70,25 @@ class Import:
 
     async def run(self, reader: CsvRows | JsonRows, chunks: AsyncIterator[bytes]) -> ImportReport:
         """Take all rows. Raises RefusedError if the file is none, or if a shard does not answer."""
-        try:
-            async for chunk in chunks:
-                await self._take(reader.feed(chunk))
+        async for chunk in chunks:
+            await self._take(reader.feed(chunk))
+            if self._stopped_at is not None:
+                break
+        else:
             await self._take(reader.end())
-        finally:
-            await self._wait_until_at_most(0)
+        await self._wait_until_at_most(0)
         self._check()
         return self._report
 
-    async def _take(self, rows: list[Row]) -> None:
+    async def _take(self, rows: Iterable[Row]) -> None:
         for count, row in enumerate(rows, 1):
             self._send(row)
             if count % ROWS_PER_TURN == 0:
                 await asyncio.sleep(0)
             if self._outstanding >= WINDOW:
                 await self._wait_until_at_most(WINDOW - 1)
-            self._check()
+            if self._stopped_at is not None:
+                return
 
     def _send(self, row: Row) -> None:
         self._report.rows += 1

@@ -7,6 +7,7 @@ never closed costs one row and not the rest of the file.
 
 import csv
 import re
+from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -98,23 +99,21 @@ class JsonRows:
         self._decoder = BodyDecoder(kind)
         self._number = 0
 
-    def feed(self, data: bytes) -> list[Row]:
-        """The rows that `data` completes."""
+    def feed(self, data: bytes) -> Iterator[Row]:
+        """The rows that `data` completes, read one by one; to be exhausted."""
         return self._rows(self._splitter.feed(data))
 
-    def end(self) -> list[Row]:
+    def end(self) -> Iterator[Row]:
         """The last row, if no line feed ended it."""
         return self._rows(self._splitter.end())
 
-    def _rows(self, records: list[bytes | None]) -> list[Row]:
-        rows = []
+    def _rows(self, records: list[bytes | None]) -> Iterator[Row]:
         for record in records:
             self._number += 1
             if record is None:
-                rows.append(Row(self._number, None, _TOO_LONG))
+                yield Row(self._number, None, _TOO_LONG)
             elif record.strip():
-                rows.append(self._row(record))
-        return rows
+                yield self._row(record)
 
     def _row(self, record: bytes) -> Row:
         try:
@@ -132,28 +131,28 @@ class CsvRows:
         self._number = 0
         self._columns: list[str] = []
 
-    def feed(self, data: bytes) -> list[Row]:
-        """The rows that `data` completes. Raises RefusedError if the header is none."""
+    def feed(self, data: bytes) -> Iterator[Row]:
+        """The rows that `data` completes, read one by one; to be exhausted.
+
+        Raises RefusedError if the header is none.
+        """
         return self._rows(self._splitter.feed(data))
 
-    def end(self) -> list[Row]:
+    def end(self) -> Iterator[Row]:
         """The last row, if no line feed ended it. Raises RefusedError if there was no header."""
-        rows = self._rows(self._splitter.end())
+        yield from self._rows(self._splitter.end())
         if not self._columns:
             raise RefusedError(problems.INVALID, "The file is empty; a header row is expected")
-        return rows
 
-    def _rows(self, records: list[bytes | None]) -> list[Row]:
-        rows = []
+    def _rows(self, records: list[bytes | None]) -> Iterator[Row]:
         for record in records:
             self._number += 1
             if self._number == 1:
                 self._columns = self._header(record)
             elif record is None:
-                rows.append(Row(self._number, None, _TOO_LONG))
+                yield Row(self._number, None, _TOO_LONG)
             elif record.strip():
-                rows.append(self._row(record))
-        return rows
+                yield self._row(record)
 
     def _header(self, record: bytes | None) -> list[str]:
         columns: list[str] = []

@@ -31,29 +31,29 @@ from engine.messages import (
     Version,
 )
 
-# `$` also matches before a final newline; what is published is the plain pattern.
+NO_NEWLINE: Final = r"(?!\n)"
+"""After a `$`, which also matches before a final newline here; other readers need no such guard,
+so it is not in what is published."""
 Id = Annotated[
     str,
     Meta(
         min_length=1,
         max_length=limits.ID_CHARS_MAX,
-        pattern=limits.ID_PATTERN + r"(?!\n)",
-        extra_json_schema={"pattern": limits.ID_PATTERN, "examples": ["SKU-1"]},
+        pattern=limits.ID_PATTERN + NO_NEWLINE,
     ),
 ]
 Text = Annotated[
     str,
     Meta(
         max_length=limits.TEXT_CHARS_MAX,
-        pattern=r"^[^\x00-\x1f\x7f]*$(?!\n)",
-        extra_json_schema={"pattern": r"^[^\x00-\x1f\x7f]*$"},
+        pattern=r"^[^\x00-\x1f\x7f]*$" + NO_NEWLINE,
     ),
 ]
 Currency = Annotated[
     str,
     Meta(
-        pattern=r"^[A-Z]{3}$(?!\n)",
-        extra_json_schema={"pattern": "^[A-Z]{3}$", "description": "ISO 4217"},
+        pattern="^[A-Z]{3}$" + NO_NEWLINE,
+        description="ISO 4217",
     ),
 ]
 Units = Annotated[int, Meta(ge=-limits.COUNTER_MAX, le=limits.COUNTER_MAX)]

@@ -15,6 +15,7 @@ from engine import limits
 from engine.messages import Status
 from gateway import problems
 from gateway.http_routes import Operation, RouteTable
+from gateway.http_types import NO_NEWLINE
 from gateway.problems import PROBLEM_MEDIA, TABLE, Kind, Problem, problem
 
 OPENAPI: Final = "3.1.1"
@@ -75,10 +76,19 @@ def describe(operations: Iterable[Operation]) -> dict[str, Any]:
         "tags": [{"name": tag} for tag in dict.fromkeys(each.tag for each in operations)],
         "paths": paths,
         "components": {
-            "schemas": schemas,
+            "schemas": _published(schemas),
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
     }
+
+
+def _published(schema: Any) -> Any:
+    """`schema` with its patterns as other readers understand them."""
+    if isinstance(schema, dict):
+        return {name: _published(part) for name, part in schema.items()}
+    if isinstance(schema, list):
+        return [_published(part) for part in schema]
+    return schema.removesuffix(NO_NEWLINE) if isinstance(schema, str) else schema
 
 
 def _operation(operation: Operation) -> dict[str, Any]:
