@@ -196,7 +196,7 @@ class Host:
         """How things stand."""
         now = self._loop.time()
         owners = self._owners.values()
-        serving = [each for each in owners if each.phase is Phase.SERVING]
+        serving = [each for each in owners if each.phase in (Phase.SERVING, Phase.LEAVING)]
         return HostStatus(
             {each.number: each.epoch for each in serving},
             {
