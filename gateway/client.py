@@ -1,0 +1,521 @@
+"""The Python client of the binary protocol: asynchronous, pipelined, safe to retry.
+
+    async with Client.connect("tcp:127.0.0.1:8081", key="…") as client:
+        held = await client.reserve([("sku-1", 2)], channel="web")
+        await client.commit(held.reservation_id)
+
+What it guarantees: a call returns what the engine answered, or raises:
+
+    Refused             the engine said no; `status` and `body` say why, and nothing was changed
+    ├─ Unavailable      nobody could be asked, or nobody could do it now; nothing was changed
+    └─ OutcomeUnknown   perhaps it was done: the same call under the same name finds out
+
+Until its deadline a call tries again what failed for the moment: lost connections, overload, shards
+that change hands. It never applies anything twice: whatever would count again is given a name
+before it is first sent (a reservation id that carries its home, or a key), and keeps that name. To
+go on after OutcomeUnknown, or after a crash of the caller, pass the name yourself: the
+`reservation_id` of reserve, the `key` of what moves stock.
+
+Calls need not wait for one another: `asyncio.gather` of a hundred keeps a hundred in flight on one
+connection, and `submit_many` puts many commands into few frames. An address may be a gateway's or,
+for who knows which host owns what, a host's.
+"""
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Final, TypeVar
+
+import msgspec
+
+from engine import limits
+from engine.messages import (
+    UNKNOWN_HOME,
+    Adjust,
+    Answer,
+    Audit,
+    AuditView,
+    AvailabilityView,
+    Body,
+    Cancel,
+    ChannelPolicy,
+    ChannelView,
+    Command,
+    Commit,
+    Count,
+    Detail,
+    Extend,
+    GetAvailability,
+    GetChannel,
+    GetReservation,
+    GetStock,
+    LineMove,
+    LineRequest,
+    MoveLines,
+    MovementView,
+    Policy,
+    Receive,
+    Release,
+    ReservationView,
+    Reserve,
+    Response,
+    Restock,
+    SetChannel,
+    SetStock,
+    Ship,
+    Status,
+    StockView,
+    Transfer,
+)
+from engine.placement import home_of
+from gateway.homes import RANDOM_BYTES, home_in, mint, shard_for
+from gateway.lane import is_repeatable
+from gateway.link import Link
+
+PAUSE_SECONDS_MIN: Final = 0.005
+PAUSE_SECONDS_MAX: Final = 0.2
+
+Lines = Iterable[LineRequest | tuple[str, int]]
+"""What is asked for: (sku, quantity), or a LineRequest, which may name a location."""
+
+_DONE: Final = frozenset({Status.OK, Status.REPLAYED})
+_PASSES: Final = frozenset({Status.NOT_DONE, Status.OVERLOADED, Status.MOVED})
+"""Refusals of the moment: nothing was done, and soon it may be."""
+_UNAVAILABLE: Final = _PASSES | {Status.MEMORY_FULL, Status.SHARD_STOPPED}
+_T = TypeVar("_T", bound=Body)
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_check: Final = msgspec.msgpack.Decoder(Command).decode
+
+
+class Refused(Exception):
+    """The engine refused: `status` says why, `body` (a Shortage, a Detail, …) in detail."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.status = answer.status
+        self.body = answer.body
+        detail = answer.body.message if isinstance(answer.body, Detail) else answer.body
+        super().__init__(
+            self.status.name.lower() if detail is None else f"{self.status.name.lower()}: {detail}"
+        )
+
+
+class Unavailable(Refused):
+    """Nothing was done, because nobody could do it in time; try again later."""
+
+
+class OutcomeUnknown(Refused):
+    """Perhaps it was done; the same call under the same name finds out, and never does it twice."""
+
+
+class Client:
+    """One connection, for as long as it is open; made by `connect`."""
+
+    def __init__(self, address: str, key: str | None, deadline_ms: int) -> None:
+        self.deadline_ms = deadline_ms
+        """How long a call may take, retries included."""
+        self._changed = asyncio.Event()
+        self._closed = False
+        self._link = Link(address, key, self._on_change)
+        self._loop = asyncio.get_running_loop()
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(
+        cls,
+        address: str,
+        key: str | None = None,
+        *,
+        deadline_ms: int = limits.DEADLINE_MS_DEFAULT,
+    ) -> AsyncIterator["Client"]:
+        """A client of the gateway or host at `address`, which must answer within the deadline.
+
+        Raises Unavailable if nobody does, Refused if the key opens nothing there.
+        """
+        client = cls(address, key, deadline_ms)
+        client._link.start()
+        try:
+            if not await client._is_up(client._deadline()):
+                raise _error(client._link.refusal or _not_done(f"nobody answers at {address}"))
+            yield client
+        finally:
+            client._closed = True
+            client._changed.set()
+            await client._link.close()
+
+    @property
+    def shards(self) -> int:
+        """How many shards the installation has."""
+        assert self._link.hello is not None
+        return self._link.hello.shards
+
+    # --- reservations ------------------------------------------------------------------------
+
+    async def reserve(
+        self,
+        lines: Lines,
+        *,
+        reservation_id: str | None = None,
+        channel: str | None = None,
+        ttl_seconds: int = limits.TTL_SECONDS_DEFAULT,
+        policy: Policy = Policy.ALL,
+    ) -> ReservationView:
+        """Hold `lines` for a time. Without an id, one is minted; the same id again changes nothing.
+
+        Raises Refused with INSUFFICIENT_STOCK and a Shortage if there is not enough.
+        """
+        wanted = _lines(lines)
+        name = reservation_id or self._mint(wanted)
+        command = Reserve(name, wanted, channel, ttl_seconds, policy)
+        return _expect(await self.submit(command), ReservationView)
+
+    async def commit(
+        self,
+        reservation_id: str,
+        lines: Lines | None = None,
+        *,
+        if_available: bool = False,
+        home: int = UNKNOWN_HOME,
+    ) -> ReservationView:
+        """Turn a hold into a promise; of fewer units, if `lines` says so."""
+        taken = None if lines is None else _lines(lines)
+        command = Commit(reservation_id, home, taken, if_available)
+        return _expect(await self.submit(command), ReservationView)
+
+    async def release(self, reservation_id: str, *, home: int = UNKNOWN_HOME) -> ReservationView:
+        """Give a hold back."""
+        return _expect(await self.submit(Release(reservation_id, home)), ReservationView)
+
+    async def extend(
+        self, reservation_id: str, ttl_seconds: int, *, home: int = UNKNOWN_HOME
+    ) -> ReservationView:
+        """Hold for `ttl_seconds` from now, or for as long as it is held already."""
+        command = Extend(reservation_id, ttl_seconds, home)
+        return _expect(await self.submit(command), ReservationView)
+
+    async def get_reservation(
+        self, reservation_id: str, *, home: int = UNKNOWN_HOME
+    ) -> ReservationView:
+        """How a reservation stands."""
+        return _expect(await self.submit(GetReservation(reservation_id, home)), ReservationView)
+
+    async def ship(
+        self,
+        reservation_id: str,
+        lines: Lines | None = None,
+        *,
+        key: str | None = None,
+        home: int = UNKNOWN_HOME,
+    ) -> ReservationView:
+        """Promised units have left; all of them, if no lines are named."""
+        units = None if lines is None else _lines(lines)
+        command = Ship(reservation_id, home, units, key or _new_key())
+        return _expect(await self.submit(command), ReservationView)
+
+    async def cancel(
+        self,
+        reservation_id: str,
+        lines: Lines | None = None,
+        *,
+        key: str | None = None,
+        home: int = UNKNOWN_HOME,
+    ) -> ReservationView:
+        """Promised units will not leave; all of them, if no lines are named."""
+        units = None if lines is None else _lines(lines)
+        command = Cancel(reservation_id, home, units, key or _new_key())
+        return _expect(await self.submit(command), ReservationView)
+
+    async def restock(
+        self,
+        reservation_id: str,
+        lines: Lines | None = None,
+        *,
+        key: str | None = None,
+        home: int = UNKNOWN_HOME,
+    ) -> ReservationView:
+        """Shipped units have come back; all of them, if no lines are named."""
+        units = None if lines is None else _lines(lines)
+        command = Restock(reservation_id, home, units, key or _new_key())
+        return _expect(await self.submit(command), ReservationView)
+
+    async def move_lines(
+        self,
+        reservation_id: str,
+        moves: Iterable[LineMove],
+        *,
+        key: str | None = None,
+        home: int = UNKNOWN_HOME,
+    ) -> ReservationView:
+        """Serve held or promised units from other locations, never letting go of them."""
+        command = MoveLines(reservation_id, list(moves), home, key or _new_key())
+        return _expect(await self.submit(command), ReservationView)
+
+    # --- stock -------------------------------------------------------------------------------
+
+    async def receive(
+        self,
+        sku: str,
+        location: str,
+        quantity: int,
+        *,
+        reason: str = "",
+        reference: str = "",
+        unit_cost: int | None = None,
+        currency: str | None = None,
+        key: str | None = None,
+    ) -> MovementView:
+        """Units have arrived. The same `key` again moves nothing."""
+        name = key or _new_key()
+        command = Receive(sku, location, quantity, reason, reference, unit_cost, currency, name)
+        return _expect(await self.submit(command), MovementView)
+
+    async def adjust(
+        self,
+        sku: str,
+        location: str,
+        quantity: int,
+        *,
+        reason: str = "",
+        reference: str = "",
+        key: str | None = None,
+    ) -> MovementView:
+        """There are `quantity` units more, or fewer. The same `key` again moves nothing."""
+        command = Adjust(sku, location, quantity, reason, reference, key or _new_key())
+        return _expect(await self.submit(command), MovementView)
+
+    async def count(
+        self,
+        sku: str,
+        location: str,
+        quantity: int,
+        *,
+        expected_on_hand: int | None = None,
+        physical_version: int | None = None,
+        reason: str = "",
+        reference: str = "",
+        key: str | None = None,
+    ) -> MovementView:
+        """There are `quantity` units, if nothing has moved since the counter looked."""
+        name = key or _new_key()
+        command = Count(
+            sku, location, quantity, reason, reference, expected_on_hand, physical_version, name
+        )
+        return _expect(await self.submit(command), MovementView)
+
+    async def transfer(
+        self,
+        sku: str,
+        location: str,
+        to_location: str,
+        quantity: int,
+        *,
+        reason: str = "",
+        reference: str = "",
+        key: str | None = None,
+    ) -> MovementView:
+        """Free units go from one location to another. The same `key` again moves nothing."""
+        name = key or _new_key()
+        command = Transfer(sku, location, to_location, quantity, reason, reference, name)
+        return _expect(await self.submit(command), MovementView)
+
+    async def stock(self, sku: str) -> StockView:
+        """What there is of a SKU, and where."""
+        return _expect(await self.submit(GetStock(sku)), StockView)
+
+    async def availability(self, sku: str, channel: str | None = None) -> AvailabilityView:
+        """What a channel may sell of a SKU now, and why."""
+        return _expect(await self.submit(GetAvailability(sku, channel)), AvailabilityView)
+
+    async def set_stock(
+        self,
+        sku: str,
+        *,
+        safety_stock: dict[str, int] | None = None,
+        pools: dict[str, int] | None = None,
+    ) -> StockView:
+        """Set what is withheld at locations, and what pools ring-fence."""
+        return _expect(await self.submit(SetStock(sku, safety_stock or {}, pools or {})), StockView)
+
+    # --- channels, and the whole installation ------------------------------------------------
+
+    async def set_channel(self, channel: str, policy: ChannelPolicy) -> ChannelView:
+        """What of the stock a channel may sell, in every shard."""
+        commands = [SetChannel(shard, channel, policy) for shard in range(self.shards)]
+        answers = await self.submit_many(commands)
+        views = [_expect(answer, ChannelView) for answer in answers]
+        return views[0]
+
+    async def get_channel(self, channel: str) -> ChannelView:
+        """The channel's policy."""
+        return _expect(await self.submit(GetChannel(0, channel)), ChannelView)
+
+    async def audit(self) -> list[AuditView]:
+        """Every shard recomputes its sums and compares."""
+        answers = await self.submit_many([Audit(shard) for shard in range(self.shards)])
+        return [_expect(answer, AuditView) for answer in answers]
+
+    # --- commands as they are ----------------------------------------------------------------
+
+    async def submit(self, command: Command) -> Answer:
+        """The last word on one command: an answer, refusals included."""
+        return (await self.submit_many([command]))[0]
+
+    async def submit_many(self, commands: Sequence[Command]) -> list[Answer]:
+        """The last word on each command, in their order; they are not applied together.
+
+        Commands of one shard travel in one frame (or few) and are applied in their order; so are
+        those whose shard only the other side knows. What is tried again comes after the others.
+        """
+        answers: list[Answer] = [_invalid(command) or _not_done("") for command in commands]
+        places = [place for place, answer in enumerate(answers) if answer.status is Status.NOT_DONE]
+        groups = self._groups(commands, places)
+        if len(groups) == 1:
+            await self._settle(commands, answers, groups[0])
+        else:
+            await asyncio.gather(*(self._settle(commands, answers, each) for each in groups))
+        return answers
+
+    def _groups(self, commands: Sequence[Command], places: list[int]) -> list[list[int]]:
+        """Places of commands that go into one frame each."""
+        open_groups: dict[int, tuple[list[int], int]] = {}
+        groups = []
+        for place in places:
+            shard = _shard_of(commands[place], self.shards)
+            size = len(_encode(commands[place]))
+            group, room = open_groups.get(shard, ([], 0))
+            if size > room or len(group) == limits.COMMANDS_PER_FRAME_MAX:
+                group, room = [], limits.FLIGHT_BYTES_MAX
+                groups.append(group)
+            group.append(place)
+            open_groups[shard] = (group, room - size)
+        return groups
+
+    async def _settle(
+        self, commands: Sequence[Command], answers: list[Answer], places: list[int]
+    ) -> None:
+        """Send the commands at `places` until each has its last word, or time is up."""
+        deadline = self._deadline()
+        unsure: set[int] = set()
+        pause = PAUSE_SECONDS_MIN
+        while True:
+            heard = await self._attempt([commands[place] for place in places], deadline)
+            again = []
+            for place, answer in zip(places, heard, strict=True):
+                if answer.status is Status.OUTCOME_UNKNOWN:
+                    unsure.add(place)
+                if place in unsure and answer.status is Status.NOT_DONE:
+                    answer = Answer(Status.OUTCOME_UNKNOWN, answer.body)  # an earlier try is open
+                answers[place] = answer
+                if answer.status in _PASSES or (
+                    answer.status is Status.OUTCOME_UNKNOWN and is_repeatable(commands[place])
+                ):
+                    again.append(place)
+            places = again
+            if not places or self._closed or self._loop.time() + pause >= deadline:
+                return
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, PAUSE_SECONDS_MAX)
+
+    async def _attempt(self, commands: list[Command], deadline: float) -> list[Answer]:
+        """Send one frame and wait; one answer per command, whatever happens."""
+        if not self._link.up and not await self._is_up(deadline):
+            return [self._link.refusal or _not_done("not connected")] * len(commands)
+        response = await self._send(commands, deadline)
+        if response is None:
+            return [Answer(Status.OUTCOME_UNKNOWN)] * len(commands)
+        if len(response.answers) != len(commands):
+            return [response.answers[0] if response.answers else _not_done("")] * len(commands)
+        return response.answers
+
+    async def _send(self, commands: list[Command], deadline: float) -> Response | None:
+        """The response; None if the link was lost, or the deadline came first."""
+        future: asyncio.Future[Response | None] = self._loop.create_future()
+
+        def done(response: Response | None) -> None:
+            if not future.done():
+                future.set_result(response)
+
+        remaining_ms = int((deadline - self._loop.time()) * 1_000)
+        request_id = self._link.send(
+            commands, min(max(1, remaining_ms), limits.DEADLINE_MS_MAX), done
+        )
+        timer = self._loop.call_at(deadline, done, None)
+        try:
+            return await future
+        finally:
+            timer.cancel()
+            self._link.forget(request_id)
+
+    # --- the link ----------------------------------------------------------------------------
+
+    def _deadline(self) -> float:
+        return self._loop.time() + self.deadline_ms / 1_000
+
+    def _on_change(self, link: Link) -> None:
+        self._changed.set()
+
+    async def _is_up(self, deadline: float) -> bool:
+        """Whether the link is up, at the deadline at the latest; a refused key never opens it."""
+        while not self._link.up:
+            refusal = self._link.refusal
+            if refusal is not None and refusal.status is Status.UNAUTHENTICATED:
+                return False
+            if self._closed:
+                return False
+            self._changed.clear()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._changed.wait()
+            except TimeoutError:
+                return False
+        return True
+
+    def _mint(self, lines: list[LineRequest]) -> str:
+        home = home_of([line.sku for line in lines], self.shards) if lines else 0
+        return mint(home, time.time_ns() // 1_000_000, secrets.token_bytes(RANDOM_BYTES))
+
+
+def _lines(lines: Lines) -> list[LineRequest]:
+    return [line if isinstance(line, LineRequest) else LineRequest(*line) for line in lines]
+
+
+def _new_key() -> str:
+    return secrets.token_hex(16)
+
+
+def _shard_of(command: Command, shards: int) -> int:
+    """The command's shard as far as this side knows."""
+    shard = shard_for(command, shards)
+    if shard == UNKNOWN_HOME:
+        home: int = getattr(command, "home", UNKNOWN_HOME)
+        return home if home != UNKNOWN_HOME else home_in(getattr(command, "reservation_id", ""))
+    return shard
+
+
+def _invalid(command: Command) -> Answer | None:
+    """What is wrong with a command that the other side would close the connection for."""
+    try:
+        _check(_encode(command))
+    except (msgspec.MsgspecError, TypeError, ValueError, OverflowError) as error:
+        return Answer(Status.INVALID, Detail(str(error)[: limits.TEXT_CHARS_MAX]))
+    return None
+
+
+def _not_done(why: str) -> Answer:
+    return Answer(Status.NOT_DONE, Detail(why[: limits.TEXT_CHARS_MAX]) if why else None)
+
+
+def _error(answer: Answer) -> Refused:
+    if answer.status is Status.OUTCOME_UNKNOWN:
+        return OutcomeUnknown(answer)
+    return Unavailable(answer) if answer.status in _UNAVAILABLE else Refused(answer)
+
+
+def _expect(answer: Answer, kind: type[_T]) -> _T:
+    """The answer's body, if the command was done; else the exception that says why not."""
+    if answer.status not in _DONE:
+        raise _error(answer)
+    assert isinstance(answer.body, kind)
+    return answer.body
