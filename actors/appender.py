@@ -23,8 +23,6 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
-import msgspec
-
 from actors.journal import BusyError, Entry, Journal, LostError, MissingError, RefusedError
 from engine import limits
 from engine.codec import Position, checksum_of, encode_record
@@ -71,7 +69,7 @@ class Appender:
         self.resent = 0
         self.retried = 0
 
-    async def append(self, stamp: int, events: Sequence[Event | msgspec.Raw]) -> int:
+    async def append(self, stamp: int, events: Sequence[Event] | Sequence[bytes]) -> int:
         """Journal one batch; returns, with its bytes, when it is acknowledged.
 
         Raises FencedError or RegressedError, after which this object is of no more use.

@@ -21,7 +21,7 @@ from actors.config import Settings
 from actors.journal import BusyError, Journal, JournalError, LostError, Memory
 from actors.marks import CorruptMarkError, Marks
 from actors.owner import CLOSED, ENDED, Owner, Ownership, Phase, Tally, Waiter
-from actors.pending import NOT_DONE, Gathered, Pending
+from actors.pending import NOT_DONE, Gathered, Pending, Single
 from actors.recovery import Floor
 from actors.statistics import measure
 from engine import limits
@@ -234,7 +234,11 @@ class Host:
         """Put every command of the request to its shard; see `actors.binary_server.Handler`."""
         commands = request.commands
         deadline = self._loop.time() + request.deadline_ms / 1000
-        pending = Pending(request.request_id, len(commands), deadline, reply)
+        pending: Pending | Single
+        if len(commands) == 1:
+            pending = Single(request.request_id, deadline, reply)
+        else:
+            pending = Pending(request.request_id, len(commands), deadline, reply)
         owners, shards = self._owners, self._shards
         for index, command in enumerate(commands):
             if type(command) is Reserve:
@@ -270,7 +274,7 @@ class Host:
             return
         owner.submit(waiter, index, command)
 
-    def _shard_of(self, command: Any, pending: Pending, index: int) -> int | None:
+    def _shard_of(self, command: Any, pending: Pending | Single, index: int) -> int | None:
         """The command's shard; None if the command was taken care of otherwise."""
         if isinstance(command, GetStatistics):
             pending.answer(index, Answer(Status.OK, Statistics(measure(self))))
@@ -289,7 +293,7 @@ class Host:
             self._find_and(command, pending, index)
         return None
 
-    def _find(self, command: Find, pending: Pending, index: int) -> None:
+    def _find(self, command: Find, pending: Pending | Single, index: int) -> None:
         """Ask every shard of this host whether it knows the reservation."""
         owners = [each for each in self._owners.values() if each.phase not in CLOSED]
         if not owners:
@@ -299,7 +303,7 @@ class Host:
         for owner in owners:
             self._queue(owner, gathered, owner.number, command)
 
-    def _find_and(self, command: Any, pending: Pending, index: int) -> None:
+    def _find_and(self, command: Any, pending: Pending | Single, index: int) -> None:
         """A command without a home, from a caller who came straight here: the shard that knows the
         reservation gets it; that nobody does can only be said where all shards are."""
         owners = [each for each in self._owners.values() if each.phase is Phase.SERVING]

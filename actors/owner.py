@@ -20,7 +20,6 @@ from enum import Enum
 from math import inf
 from typing import Final, NamedTuple, Protocol
 
-import msgspec
 import structlog
 
 from actors.appender import Appender, FencedError, RegressedError
@@ -336,7 +335,7 @@ class Owner:
         waiting = self.in_flight = []
         answers: list[Answer] = []
         size = 0
-        self._encoded: list[msgspec.Raw] = []
+        self._encoded: list[bytes] = []
         encoded = self._encoded
         while queue and len(waiting) < limits.BATCH_COMMANDS_MAX and size < limits.BATCH_BYTES_MAX:
             waiter, index, command = queue.popleft()
@@ -349,7 +348,7 @@ class Owner:
             while len(encoded) < len(events):
                 raw = encode_event(events[len(encoded)])
                 size += len(raw)
-                encoded.append(msgspec.Raw(raw))
+                encoded.append(raw)
             counts = outcomes.get(type(command))
             if counts is None:
                 counts = outcomes[type(command)] = [0] * limits.STATUSES_MAX
@@ -366,10 +365,10 @@ class Owner:
         shard = self.shard
         events: list[Event] = shard.close()
         encoded = self._encoded
-        encoded += [msgspec.Raw(encode_event(each)) for each in events[len(encoded) :]]
+        encoded += [encode_event(each) for each in events[len(encoded) :]]
         announced = snapshotter.announce()
         if announced is not None:
-            encoded.append(msgspec.Raw(encode_event(announced)))
+            encoded.append(encode_event(announced))
         if encoded:
             await self._append(shard.state.now, encoded)
         else:
@@ -383,7 +382,7 @@ class Owner:
                 answer.body.epoch, answer.body.sequence = appender.position
             waiter.answer(index, answer, head)
 
-    async def _append(self, stamp: int, events: list[msgspec.Raw]) -> None:
+    async def _append(self, stamp: int, events: list[bytes]) -> None:
         assert self.appender is not None
         assert self.snapshotter is not None
         tally = self._tally

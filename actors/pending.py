@@ -7,7 +7,7 @@ Answers that come later are dropped: the caller finds out by asking again under 
 """
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, cast
 
 from engine.messages import Answer, Head, Response, Status
 
@@ -37,11 +37,29 @@ class Pending:
             return
         self._answers[index] = answer
         self._missing -= 1
-        if head is not None and head not in self._heads:
-            self._heads.append(head)
+        heads = self._heads
+        if head is not None and (not heads or heads[-1] is not head) and head not in heads:
+            heads.append(head)
         if not self._missing:
-            answers = [each for each in self._answers if each is not None]
-            self._reply(Response(self._request_id, answers, self._heads))
+            answers = cast(list[Answer], self._answers)
+            self._reply(Response(self._request_id, answers, heads))
+
+
+class Single:
+    """A request of one command, which is what most callers send: `Pending` without its lists."""
+
+    __slots__ = ("_reply", "_request_id", "deadline")
+
+    def __init__(self, request_id: int, deadline: float, reply: Callable[[Response], None]) -> None:
+        self._request_id = request_id
+        self._reply: Callable[[Response], None] | None = reply
+        self.deadline = deadline
+
+    def answer(self, index: int, answer: Answer, head: Head | None = None) -> None:
+        """The command is answered; the first answer counts."""
+        reply, self._reply = self._reply, None
+        if reply is not None:
+            reply(Response(self._request_id, [answer], [] if head is None else [head]))
 
 
 class Gathered:
@@ -51,7 +69,7 @@ class Gathered:
 
     def __init__(
         self,
-        pending: Pending,
+        pending: Pending | Single,
         index: int,
         shards: int,
         combine: Callable[[list[Answer]], Answer],

@@ -100,5 +100,10 @@ class Batch:
 
 
 def is_id(name: str) -> bool:
-    """Whether `name`, which is not likely to come again, is an id."""
+    """Whether `name`, which is not likely to come again, is an id.
+
+    Letters, digits and dashes, of which most are made, are told without the pattern.
+    """
+    if name.isascii() and name.replace("-", "0").isalnum():
+        return len(name) <= limits.ID_CHARS_MAX
     return _ID(name) is not None

@@ -26,6 +26,8 @@ FORMAT: Final = 1
 
 _HEADER: Final = struct.Struct(">BIQQQIQQ")
 _CHECKSUM: Final = struct.Struct(">I")
+_ARRAY: Final = struct.Struct(">BI")
+"""MessagePack's array32: whatever the number of events, its head has the same length."""
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(list[Event]).decode
 
@@ -72,14 +74,15 @@ def encode_record(
     stamp: int,
     previous: int,
     snapshot: Position,
-    events: Sequence[Event | msgspec.Raw],
+    events: Sequence[Event] | Sequence[bytes],
 ) -> tuple[bytes, int]:
     """The record and its checksum, which is the next record's `previous`.
 
-    Events may come encoded already (`encode_event`).
+    Events may come encoded already, one by one (`encode_event`).
     """
     head = _HEADER.pack(FORMAT, shard, *position, stamp, previous, *snapshot)
-    body = head + _encode(events)
+    encoded = [each if isinstance(each, bytes) else _encode(each) for each in events]
+    body = b"".join((head, _ARRAY.pack(0xDD, len(encoded)), *encoded))
     checksum = crc32(body)
     return body + _CHECKSUM.pack(checksum), checksum
 
