@@ -26,8 +26,6 @@ FORMAT: Final = 1
 
 _HEADER: Final = struct.Struct(">BIQQQIQQ")
 _CHECKSUM: Final = struct.Struct(">I")
-_ARRAY: Final = struct.Struct(">BI")
-"""MessagePack's array32: whatever the number of events, its head has the same length."""
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(list[Event]).decode
 
@@ -68,6 +66,13 @@ def encode_event(event: Event) -> bytes:
     return _encode(event)
 
 
+def _array_head(length: int) -> bytes:
+    """How MessagePack begins an array."""
+    if length < 16:
+        return bytes((0x90 | length,))
+    return b"\xdc" + length.to_bytes(2) if length < 1 << 16 else b"\xdd" + length.to_bytes(4)
+
+
 def encode_record(
     shard: int,
     position: Position,
@@ -82,7 +87,7 @@ def encode_record(
     """
     head = _HEADER.pack(FORMAT, shard, *position, stamp, previous, *snapshot)
     encoded = [each if isinstance(each, bytes) else _encode(each) for each in events]
-    body = b"".join((head, _ARRAY.pack(0xDD, len(encoded)), *encoded))
+    body = b"".join((head, _array_head(len(encoded)), *encoded))
     checksum = crc32(body)
     return body + _CHECKSUM.pack(checksum), checksum
 
