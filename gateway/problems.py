@@ -245,6 +245,9 @@ INTERNAL: Final = Kind(
     "internal", 500, "A bug", False, "Look at the gateway's log. The outcome is unknown."
 )
 NOT_READY: Final = Kind("not_ready", 503, "Not ready", True, "Wait until every shard is served.", 1)
+NOT_MOVABLE: Final = Kind(
+    "not_movable", 409, "The shard cannot move there", True, "See /v1/status, and try again."
+)
 TOO_MANY_CONNECTIONS: Final = Kind(
     "too_many_connections", 503, "Too many connections", True, "Use fewer; try again later.", 1
 )
@@ -260,6 +263,7 @@ EDGE_KINDS: Final = (
     HEADERS_TOO_LARGE,
     INTERNAL,
     NOT_READY,
+    NOT_MOVABLE,
     TOO_MANY_CONNECTIONS,
 )
 """What only HTTP refuses."""
