@@ -185,6 +185,14 @@ def _first(draws: list[Draw], quantity: int) -> Iterator[Draw]:
         quantity -= taken
 
 
+def add_draws(draws: list[Draw], more: list[Draw]) -> list[Draw]:
+    """Both, each pool once: what looks at draws expects that."""
+    total: dict[str, int] = {}
+    for draw in (*draws, *more):
+        total[draw.pool] = total.get(draw.pool, 0) + draw.quantity
+    return [Draw(pool, quantity) for pool, quantity in total.items()]
+
+
 def consume(line: Line, quantity: int) -> None:
     """`quantity` units of the line were shipped: the pools' units go first."""
     rest = []

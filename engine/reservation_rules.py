@@ -214,10 +214,9 @@ class ReservationRules:
         units = holds.select(found.lines, command.lines)
         if units is None:
             return Answer(Status.UNKNOWN_LINE)
-        wanted = [LineRequest(found.lines[u.line].sku, u.quantity, u.part.location) for u in units]
-        lines = self._source_anew(found, wanted)
+        lines = self._source_where_they_were(found, units)
         if isinstance(lines, Answer):
-            lines = self._source_anew(found, [LineRequest(w.sku, w.quantity) for w in wanted])
+            lines = self._source_anywhere(found, units)
         if isinstance(lines, Answer):
             return lines
         name = command.reservation_id
@@ -225,9 +224,29 @@ class ReservationRules:
         self._batch.do(Committed(name))
         return self._now(name)
 
-    def _source_anew(self, found: Reservation, wanted: list[LineRequest]) -> list[Line] | Answer:
-        lines = self._source(Reserve("", wanted, found.channel))
-        return _joined(lines) if isinstance(lines, list) else lines
+    def _source_where_they_were(
+        self, found: Reservation, units: list[Units]
+    ) -> list[Line] | Answer:
+        requests = [
+            LineRequest(found.lines[each.line].sku, each.quantity, each.part.location)
+            for each in units
+        ]
+        parts = self._source(Reserve("", requests, found.channel))
+        if isinstance(parts, Answer):
+            return parts
+        lines: dict[int, Line] = {}
+        for each, part in zip(units, parts, strict=True):
+            line = lines.setdefault(each.line, Line(part.sku, [], []))
+            line.parts += part.parts
+            line.draws = holds.add_draws(line.draws, part.draws)
+        return list(lines.values())
+
+    def _source_anywhere(self, found: Reservation, units: list[Units]) -> list[Line] | Answer:
+        quantities: dict[int, int] = {}
+        for each in units:
+            quantities[each.line] = quantities.get(each.line, 0) + each.quantity
+        requests = [LineRequest(found.lines[line].sku, units) for line, units in quantities.items()]
+        return self._source(Reserve("", requests, found.channel))
 
     def _release(self, command: Release) -> Answer:
         found = self._visible(command)
@@ -444,13 +463,3 @@ def _returning(lines: list[Line], wanted: list[LineRequest] | None) -> list[Unit
             back = want.location or units.part.location
             result.append(UnitsMoved(units.line, units.part.location, units.quantity, back))
     return result
-
-
-def _joined(lines: list[Line]) -> list[Line]:
-    """Lines of the same SKU as one: a late commit asks for each part by itself."""
-    joined: dict[str, Line] = {}
-    for line in lines:
-        into = joined.setdefault(line.sku, Line(line.sku, [], []))
-        into.parts += line.parts
-        into.draws += line.draws
-    return list(joined.values())
