@@ -99,7 +99,9 @@ def status_operation(current: Callable[[], Map]) -> Operation:
     async def answer(page: "Page") -> Reply:
         if page.scope.channel is not None:
             raise RefusedError(problems.FORBIDDEN, "This is for operators' keys.")
-        return json_reply(report(current()))
+        if (now := current()).version < 0:
+            raise RefusedError(problems.NOT_READY, "The coordinator has not said anything yet.")
+        return json_reply(report(now))
 
     return Operation(
         name="status",
@@ -109,5 +111,6 @@ def status_operation(current: Callable[[], Map]) -> Operation:
         summary="Which processes run, and which shards each host has",
         command=GetStatistics,
         answers={200: EXAMPLE},
+        refusals=(problems.NOT_READY,),
         page=answer,
     )

@@ -1,8 +1,8 @@
 """The whole engine on real Ray, real Redis and real processes: up, through deaths, and down.
 
 One story, told in order, because starting takes seconds: an engine is started as a user would and
-killed with all its traces left behind (`predecessor`); the next one, in this process, takes over
-its data directory (`engine`), and each test does something to it that it must survive.
+killed without a chance to tidy up; the next one takes over its data directory, each test does
+something to it that it must survive, and at last it is interrupted and must leave nothing behind.
 """
 
 import asyncio
@@ -21,21 +21,21 @@ import pytest_asyncio
 
 from actors.cluster import descendants
 from actors.config import Settings
-from actors.control import Kind, MemberView
 from actors.data_directory import DataDirectory
 from actors.process import Identity, identify, is_alive
-from gateway.up import Running, UpError, running
+from gateway.up import UpError, running
 
 pytestmark = [pytest.mark.ray, pytest.mark.redis, pytest.mark.asyncio(loop_scope="module")]
 
 START_SECONDS = 60
+POLL_SECONDS = 0.02
 SHARDS = 4
 UP = """
 import sys
 import uvloop
 from actors.config import Settings
 from gateway.up import UpError, up
-settings = Settings(data_dir=sys.argv[1], port=0, binary_port=0, shards=int(sys.argv[2]), hosts=1)
+settings = Settings(data_dir=sys.argv[1], port=0, binary_port=0, shards=int(sys.argv[2]))
 try:
     uvloop.run(up(settings, lambda engine: print(engine.http, flush=True)))
 except UpError as error:
@@ -49,23 +49,64 @@ class Answer(NamedTuple):
     body: Any
 
 
-async def call(url: str, method: str, path: str, body: object = None) -> Answer:
-    """One HTTP request, on a connection of its own."""
-    host, port = url.removeprefix("http://").split(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
-    content = b"" if body is None else json.dumps(body).encode()
-    head = f"{method} {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n"
-    head += f"content-type: application/json\r\nidempotency-key: {path[-40:].replace('/', '.')}\r\n"
-    writer.write(f"{head}content-length: {len(content)}\r\n\r\n".encode() + content)
-    answer = await asyncio.wait_for(reader.read(), 10)
-    writer.close()
-    await writer.wait_closed()
-    head, _, text = answer.decode().partition("\r\n\r\n")
-    return Answer(int(head.split()[1]), json.loads(text))
+class Engine:
+    """A process that is `up`, seen through its HTTP port."""
+
+    def __init__(self, process: Process, url: str, data_dir: Path) -> None:
+        self.process = process
+        self.url = url
+        self.data_dir = data_dir
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    async def call(self, method: str, path: str, body: object = None) -> Answer:
+        """One HTTP request, on a connection of its own."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        content = b"" if body is None else json.dumps(body).encode()
+        head = f"{method} {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n"
+        head += "content-type: application/json\r\nidempotency-key: once\r\n"
+        writer.write(f"{head}content-length: {len(content)}\r\n\r\n".encode() + content)
+        answer = await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+        await writer.wait_closed()
+        head, _, text = answer.decode().partition("\r\n\r\n")
+        return Answer(int(head.split()[1]), json.loads(text))
+
+    async def status(self) -> Any:
+        """What `onhand status` prints; None if the gateway does not know yet, or is on its way."""
+        try:
+            answer = await self.call("GET", "/v1/status")
+        except (OSError, IndexError):
+            return None
+        return answer.body if answer.status == 200 else None
+
+    async def stock(self) -> tuple[int, int]:
+        """How many cups are there, and reserved."""
+        answer = await self.call("GET", "/v1/stock/cup")
+        assert 200 == answer.status, answer.body
+        return answer.body["on_hand"], answer.body["reserved"]
+
+    async def come(self, condition: Callable[[Any], bool], seconds: float = 20) -> Any:
+        """The first status that meets the condition."""
+        status: Any = None
+        for _ in range(int(seconds / POLL_SECONDS)):
+            status = await self.status()
+            if status is not None and condition(status):
+                return status
+            await asyncio.sleep(POLL_SECONDS)
+        raise AssertionError(f"it did not come to that: {status}")
+
+    def processes(self) -> list[Identity]:
+        """All that descend from it, and itself."""
+        identity = identify(self.process.pid)
+        assert identity is not None
+        return [identity, *descendants([identity])]
 
 
-async def started_up(data_dir: Path, shards: int = SHARDS) -> tuple[Process, str]:
-    """`up` in a process and a session of its own, and the address that it printed."""
+async def start(data_dir: Path, shards: int = SHARDS) -> Engine:
+    """`up` in a process and a session of its own; ready, or ended if its address is empty."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", UP, str(data_dir), str(shards)),
         stdout=PIPE,
@@ -74,14 +115,7 @@ async def started_up(data_dir: Path, shards: int = SHARDS) -> tuple[Process, str
     )
     assert process.stdout is not None
     line = await asyncio.wait_for(process.stdout.readline(), START_SECONDS)
-    return process, line.decode().strip()
-
-
-def everything_below(process: Process) -> list[Identity]:
-    """All processes that descend from one, and itself."""
-    identity = identify(process.pid)
-    assert identity is not None
-    return [identity, *descendants([identity])]
+    return Engine(process, line.decode().strip(), data_dir)
 
 
 class Predecessor(NamedTuple):
@@ -91,76 +125,76 @@ class Predecessor(NamedTuple):
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def predecessor(tmp_path_factory: pytest.TempPathFactory) -> Predecessor:
-    """An engine that sold two of ten, and was then killed without a chance to say anything."""
-    data_dir = tmp_path_factory.mktemp("up")
-    process, url = await started_up(data_dir)
+    """An engine that has sold two of ten, and was then killed."""
+    engine = await start(tmp_path_factory.mktemp("up"))
     received = {"kind": "received", "sku": "cup", "location": "berlin", "quantity": 10}
-    await call(url, "POST", "/v1/stock/movements", {"movements": [received]})
+    await engine.call("POST", "/v1/stock/movements", {"movements": [received]})
     lines = [{"sku": "cup", "quantity": 2}]
-    reserved = await call(url, "POST", "/v1/reservations", {"lines": lines})
-    assert 201 == reserved.status
-    processes = everything_below(process)
-    process.kill()
-    await process.wait()
-    return Predecessor(data_dir, processes)
+    assert 201 == (await engine.call("POST", "/v1/reservations", {"lines": lines})).status
+    processes = engine.processes()
+    engine.process.kill()
+    await engine.process.wait()
+    return Predecessor(engine.data_dir, processes)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def engine(predecessor: Predecessor) -> AsyncIterator[Running]:
-    settings = Settings(
-        data_dir=str(predecessor.data_dir), port=0, binary_port=0, shards=SHARDS, gateways=1
-    )
-    async with running(settings) as engine:
-        yield engine
+async def engine(predecessor: Predecessor) -> AsyncIterator[Engine]:
+    engine = await start(predecessor.data_dir)
+    yield engine
+    if engine.process.returncode is None:  # a test has failed before the last one
+        engine.process.terminate()
+        await engine.process.communicate()
 
 
-async def come(engine: Running, condition: Callable[[], bool], seconds: float = 20) -> None:
-    assert await engine.coordinator.wait_until(condition, seconds)
+def owners(status: Any) -> dict[int, str]:
+    """Shard → host, of those that are served."""
+    return {int(shard): host["name"] for host in status["hosts"] for shard in host["epochs"]}
 
 
-def members(engine: Running, kind: Kind) -> dict[str, MemberView]:
-    return {each.name: each for each in engine.map().members if each.kind is kind}
-
-
-def owners(engine: Running) -> dict[int, str]:
-    return {route.shard: route.host for route in engine.map().routes}
-
-
-async def stock(engine: Running) -> tuple[int, int]:
-    """What is there of the cup, and reserved."""
-    answer = await call(engine.http, "GET", "/v1/stock/cup")
-    assert 200 == answer.status, answer.body
-    return answer.body["on_hand"], answer.body["reserved"]
+def entry(status: Any, name: str) -> Any:
+    (found,) = [e for e in [*status["hosts"], *status["gateways"]] if e["name"] == name]
+    return found
 
 
 async def test_a_killed_predecessor_is_cleared_up_and_inherited(
-    predecessor: Predecessor, engine: Running
+    predecessor: Predecessor, engine: Engine
 ) -> None:
     """Nothing of it runs any more, and everything that it acknowledged is there."""
     assert len(predecessor.processes) > 8
     assert [] == [each for each in predecessor.processes if is_alive(each)]
-    assert (10, 2) == await stock(engine)
+    assert (10, 2) == await engine.stock()
 
 
-async def test_hosts_share_the_shards(engine: Running) -> None:
-    """Both hosts are there, with as many shards each; the gateway is ready, and says who is who."""
-    status = (await call(engine.http, "GET", "/v1/status")).body
+async def test_hosts_share_the_shards(engine: Engine) -> None:
+    """Both hosts have as many shards, and the gateway knows: it is ready."""
+    status = await engine.status()
 
-    assert {"host-1", "host-2"} == set(members(engine, Kind.HOST))
-    assert [SHARDS // 2] * 2 == [len(host["epochs"]) for host in status["hosts"]]
-    assert 200 == (await call(engine.http, "GET", "/readyz")).status
+    assert {"host-1": 2, "host-2": 2} == Counter(owners(status).values())
+    assert 200 == (await engine.call("GET", "/readyz")).status
 
 
-async def test_nobody_else_may_use_the_directory(engine: Running) -> None:
+async def test_an_operator_moves_a_shard(engine: Engine) -> None:
+    """It is served elsewhere a moment later; what cannot move is refused with the reason."""
+    target = "host-2" if owners(await engine.status())[0] == "host-1" else "host-1"
+
+    refused = await engine.call("POST", "/v1/shards/0/move", {"host": "host-9"})
+    moved = await engine.call("POST", "/v1/shards/0/move", {"host": target})
+
+    assert (409, "not_movable") == (refused.status, refused.body["code"])
+    assert (202, {"shard": 0, "host": target}) == moved
+    await engine.come(lambda status: owners(status).get(0) == target)
+    assert (10, 2) == await engine.stock()
+
+
+async def test_nobody_else_may_use_the_directory(engine: Engine) -> None:
     """A second engine on the same directory fails at once, in one line that says who has it."""
-    process, line = await started_up(Path(engine.settings.data_dir))
+    second = await start(engine.data_dir)
 
-    assert "" == line
-    assert process.stderr is not None
-    said = (await process.stderr.read()).decode()
-    assert 1 == await process.wait()
-    assert f"{engine.settings.data_dir} is in use by process {os.getpid()};" in said
-    assert 1 == len(said.splitlines())
+    output, errors = await second.process.communicate()
+    said = f"{engine.data_dir} is in use by process {engine.process.pid};"
+    assert (1, b"") == (second.process.returncode, output)
+    assert errors.decode().startswith(said)
+    assert 1 == len(errors.splitlines())
 
 
 @pytest.mark.parametrize(
@@ -171,9 +205,7 @@ async def test_nobody_else_may_use_the_directory(engine: Running) -> None:
         ({"bind": "0.0.0.0"}, "--bind 0.0.0.0 needs API keys and there are none"),
     ],
 )
-async def test_what_cannot_start_says_why(
-    engine: Running, tmp_path: Path, wrong: dict[str, Any], said: str
-) -> None:
+async def test_what_cannot_start_says_why(tmp_path: Path, wrong: dict[str, Any], said: str) -> None:
     """One line for the operator; nothing is left running, the directory is free again."""
     settings = Settings(data_dir=str(tmp_path), port=0, binary_port=0, **wrong)
 
@@ -188,86 +220,13 @@ async def test_what_cannot_start_says_why(
     directory.unlock()
 
 
-async def test_a_port_in_use_is_named(engine: Running, tmp_path: Path) -> None:
+async def test_a_port_in_use_is_named(engine: Engine, tmp_path: Path) -> None:
     """The port, and the flag that changes it."""
-    settings = Settings(data_dir=str(tmp_path), port=engine.settings.port, binary_port=0)
+    settings = Settings(data_dir=str(tmp_path), port=engine.port, binary_port=0)
 
-    with pytest.raises(UpError, match=rf"port {settings.port}: address already in use \(--port\)"):
+    with pytest.raises(UpError, match=rf"port {engine.port}: address already in use \(--port\)"):
         async with running(settings):
             pass
-
-
-async def test_a_killed_host_is_inherited_from_and_comes_back(engine: Running) -> None:
-    """The survivor has all shards within moments; the dead one is back soon, for its share."""
-    before = members(engine, Kind.HOST)["host-1"]
-
-    os.kill(before.pid, signal.SIGKILL)
-
-    await come(engine, lambda: owners(engine) == dict.fromkeys(range(SHARDS), "host-2"), 2)
-    assert (10, 2) == await stock(engine)
-    await come(engine, lambda: members(engine, Kind.HOST)["host-1"].pid != before.pid)
-    await come(engine, lambda: Counter(owners(engine).values()) == {"host-1": 2, "host-2": 2})
-    assert (10, 2) == await stock(engine)
-
-
-async def test_a_frozen_host_is_superseded_and_leaves(engine: Running) -> None:
-    """Silence is as good as death; what wakes up has nothing any more, and starts anew."""
-    frozen = members(engine, Kind.HOST)["host-2"]
-    process = identify(frozen.pid)
-    assert process is not None
-
-    os.kill(frozen.pid, signal.SIGSTOP)
-
-    await come(engine, lambda: owners(engine) == dict.fromkeys(range(SHARDS), "host-1"), 5)
-    assert (10, 2) == await stock(engine)
-    os.kill(frozen.pid, signal.SIGCONT)
-    await come(engine, lambda: members(engine, Kind.HOST)["host-2"].pid != frozen.pid)
-    assert not is_alive(process)
-
-
-async def test_a_killed_gateway_is_back_on_its_port(engine: Running) -> None:
-    """Clients find it where it was."""
-    before = members(engine, Kind.GATEWAY)["gateway-1"]
-
-    os.kill(before.pid, signal.SIGKILL)
-
-    await come(engine, lambda: members(engine, Kind.GATEWAY)["gateway-1"].pid != before.pid)
-    await come(engine, engine.coordinator.is_ready)
-    assert before.http == members(engine, Kind.GATEWAY)["gateway-1"].http
-    assert (10, 2) == await stock(engine)
-
-
-@pytest.mark.faults
-@pytest.mark.parametrize("program", ["raylet", "gcs_server"])
-async def test_ray_itself_is_replaced(engine: Running, program: str) -> None:
-    """Without its GCS or its raylet Ray restarts nobody: all of it is started anew."""
-    restarts = engine.cluster.restarts
-    (victim,) = [each for each in engine.cluster.head if Path(each.program).name == program]
-
-    os.kill(victim.pid, signal.SIGKILL)
-
-    await come(engine, lambda: engine.cluster.restarts > restarts and all_alive(engine), 60)
-    await come(engine, engine.coordinator.is_ready, 60)
-    assert (10, 2) == await stock(engine)
-
-
-def all_alive(engine: Running) -> bool:
-    return engine.coordinator.is_ready() and all(each.alive for each in engine.map().members)
-
-
-async def test_an_interrupt_ends_everything(tmp_path: Path) -> None:
-    """Ctrl-C reaches the whole process group; the exit is in order, and no process is left."""
-    process, url = await started_up(tmp_path)
-    processes = everything_below(process)
-    assert url.startswith("http://127.0.0.1:")
-
-    os.killpg(process.pid, signal.SIGINT)
-
-    output, errors = await asyncio.wait_for(process.communicate(), 20)
-    assert (0, b"", "") == (process.returncode, output, errors.decode())
-    assert [] == [each for each in processes if is_alive(each)]
-    logged = (tmp_path / "logs" / "host-1.log").read_text().splitlines()
-    assert "stopped" == json.loads(logged[-1])["event"]
 
 
 async def test_other_shards_are_refused(tmp_path: Path) -> None:
@@ -278,3 +237,82 @@ async def test_other_shards_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UpError, match=r"--shards is 2, but .* in 4 shards"):
         async with running(settings):
             pass
+
+
+async def test_a_killed_host_is_inherited_from_and_comes_back(engine: Engine) -> None:
+    """The survivor has all shards within moments; the dead one is back soon, for its share."""
+    before = entry(await engine.status(), "host-1")
+
+    os.kill(before["pid"], signal.SIGKILL)
+
+    everything = dict.fromkeys(range(SHARDS), "host-2")
+    await engine.come(lambda status: owners(status) == everything, 2)
+    assert (10, 2) == await engine.stock()
+    shares = {"host-1": 2, "host-2": 2}
+    status = await engine.come(lambda status: Counter(owners(status).values()) == shares)
+    assert before["pid"] != entry(status, "host-1")["pid"]
+    assert (10, 2) == await engine.stock()
+
+
+async def test_a_frozen_host_is_superseded_and_leaves(engine: Engine) -> None:
+    """Silence is as good as death; what wakes up has nothing any more, and starts anew."""
+    frozen = identify(entry(await engine.status(), "host-2")["pid"])
+    assert frozen is not None
+
+    os.kill(frozen.pid, signal.SIGSTOP)
+
+    everything = dict.fromkeys(range(SHARDS), "host-1")
+    await engine.come(lambda status: owners(status) == everything, 5)
+    assert (10, 2) == await engine.stock()
+    os.kill(frozen.pid, signal.SIGCONT)
+    await engine.come(lambda status: entry(status, "host-2")["pid"] != frozen.pid)
+    assert not is_alive(frozen)
+
+
+async def test_a_killed_gateway_is_back_on_its_port(engine: Engine) -> None:
+    """Clients find it where it was."""
+    before = entry(await engine.status(), "gateway-1")
+
+    os.kill(before["pid"], signal.SIGKILL)
+
+    status = await engine.come(
+        lambda status: (
+            entry(status, "gateway-1")["pid"] != before["pid"] and len(owners(status)) == SHARDS
+        )
+    )
+    assert before["http"] == entry(status, "gateway-1")["http"]
+    assert (10, 2) == await engine.stock()
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("program", ["raylet", "gcs_server"])
+async def test_ray_itself_is_replaced(engine: Engine, program: str) -> None:
+    """Without its GCS or its raylet Ray restarts nobody: all of it is started anew."""
+    before = await engine.status()
+    (victim,) = [e for e in engine.processes() if Path(e.program).name == program]
+
+    os.kill(victim.pid, signal.SIGKILL)
+
+    names = ["host-1", "host-2", "gateway-1"]
+    await engine.come(
+        lambda status: (
+            len(owners(status)) == SHARDS
+            and all(entry(status, name)["pid"] != entry(before, name)["pid"] for name in names)
+        ),
+        60,
+    )
+    assert (10, 2) == await engine.stock()
+
+
+async def test_an_interrupt_ends_everything(engine: Engine) -> None:
+    """Ctrl-C reaches the whole process group; the exit is in order, and no process is left."""
+    processes = engine.processes()
+
+    os.killpg(engine.process.pid, signal.SIGINT)
+
+    output, errors = await asyncio.wait_for(engine.process.communicate(), 20)
+    assert (0, b"", "") == (engine.process.returncode, output, errors.decode())
+    assert len(processes) > 8
+    assert [] == [each for each in processes if is_alive(each)]
+    logged = (engine.data_dir / "logs" / "host-1.log").read_text().splitlines()
+    assert "stopped" == json.loads(logged[-1])["event"]
