@@ -2,19 +2,20 @@
 
     orphan ──place──► assigned ──host reports owned──► owned
        ▲                 │  └──host reports failed──► failed (stays where it is, unserved)
-       └── host dropped, or reports that it has the shard no longer ──┘
+       └── host dropped, or reports that it has the shard no longer (lost, or released) ──┘
 
 What it guarantees: a shard is given to one live host at a time, and stays there for as long as that
 host says anything about it, recovery included. Placement evens the shards out over the hosts that
 are there; a death moves the dead host's shards, each to the host with the fewest, and no other. A
-route exists only while somebody owns the shard, and the version grows with every change of any.
+shard that is to move is released first, and then placed where it was bound for, if that host lives.
+A route exists only while somebody owns the shard, and the version grows with every change of any.
 
 What it does not guarantee, and need not: that two processes never believe they own one shard. The
 journal's claim decides that (`actors.owner`); this table is a cache of it, so what a host reports
 counts, and an epoch that is older than one seen before does not.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from typing import NamedTuple
 
@@ -28,8 +29,12 @@ class Phase(Enum):
     FAILED = "failed"
 
 
+_MOVING = (Phase.ORPHAN, Phase.ASSIGNED)
+
+
 class Grant(NamedTuple):
-    """`host` is to claim `shard`. Serials grow: a report is about the grants up to one of them."""
+    """`host` is to claim `shard`, or to release it. Serials grow, and a report is about the grants
+    up to one of them."""
 
     serial: int
     host: str
@@ -51,11 +56,13 @@ class Report(NamedTuple):
 class Slot:
     """What is known of one shard."""
 
-    __slots__ = ("epoch", "host", "phase", "progress", "reason", "serial")
+    __slots__ = ("bound_for", "epoch", "host", "phase", "progress", "reason", "serial")
 
     def __init__(self) -> None:
         self.phase = Phase.ORPHAN
         self.host = ""
+        self.bound_for = ""
+        """The host that it is to move to; empty = it is not to move."""
         self.serial = 0
         self.epoch = 0
         """The newest that anybody has reported: it outlives the owner."""
@@ -80,19 +87,41 @@ class Assignment:
 
     def place(self, hosts: Iterable[str]) -> list[Grant]:
         """Give every orphan to the one of `hosts` that has the fewest shards; none, if no hosts."""
-        loads = dict.fromkeys(sorted(hosts), 0)
+        loads = self._loads(hosts)
         if not loads:
             return []
-        for slot in self.slots:
-            if slot.host in loads:
-                loads[slot.host] += 1
         grants = []
         for shard, slot in enumerate(self.slots):
             if slot.phase is Phase.ORPHAN:
-                host = min(loads, key=loads.__getitem__)
+                fewest = min(loads, key=loads.__getitem__)
+                host = slot.bound_for if slot.bound_for in loads else fewest
                 loads[host] += 1
                 grants.append(self._grant(slot, shard, host))
         return grants
+
+    def release(self, shard: int, host: str) -> Grant:
+        """`shard`, which is owned, is to move to `host`: its owner is to release it first."""
+        slot = self.slots[shard]
+        assert slot.phase is Phase.OWNED, f"shard {shard} is {slot.phase.value}"
+        self._serial += 1
+        slot.serial, slot.bound_for = self._serial, host
+        return Grant(self._serial, slot.host, shard)
+
+    def uneven(
+        self, hosts: Iterable[str], movable: Callable[[int], bool]
+    ) -> tuple[int, str] | None:
+        """A shard that had better be elsewhere, and where; None if all is even, or in motion."""
+        if any(slot.phase in _MOVING or slot.bound_for for slot in self.slots):
+            return None
+        loads = self._loads(hosts)
+        least = min(loads, key=loads.__getitem__, default="")
+        most = max(loads, key=loads.__getitem__, default="")
+        if least == most or loads[most] - loads[least] < 2:
+            return None
+        for shard, slot in enumerate(self.slots):
+            if slot.host == most and slot.phase is Phase.OWNED and movable(shard):
+                return shard, least
+        return None
 
     def report(self, host: str, report: Report) -> bool:
         """Take `host` at its word; whether any route changed."""
@@ -136,10 +165,18 @@ class Assignment:
             if slot.phase is Phase.FAILED
         }
 
+    def _loads(self, hosts: Iterable[str]) -> dict[str, int]:
+        """How many shards each of `hosts` has."""
+        loads = dict.fromkeys(sorted(hosts), 0)
+        for slot in self.slots:
+            if slot.host in loads:
+                loads[slot.host] += 1
+        return loads
+
     def _grant(self, slot: Slot, shard: int, host: str) -> Grant:
         self._serial += 1
         slot.phase, slot.host, slot.serial = Phase.ASSIGNED, host, self._serial
-        slot.progress, slot.reason = 0, ""
+        slot.progress, slot.reason, slot.bound_for = 0, "", ""
         return Grant(self._serial, host, shard)
 
     def _owned(self, slot: Slot, host: str, epoch: int, serial: int) -> None:

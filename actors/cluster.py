@@ -195,6 +195,7 @@ class Cluster:
         logger = logging.getLogger("ray")
         logger.handlers.clear()
         logger.propagate = True
+        logger.setLevel(logging.ERROR)
         namespace = f"onhand-{secrets.token_hex(4)}"
         try:
             if self._address is None:

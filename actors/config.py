@@ -85,6 +85,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise SettingsError("windows must grow in this order: finished, keys, returns")
         if self.redis is not None and not self.redis.startswith(("redis://", "rediss://", "unix:")):
             raise SettingsError(f"--redis is {self.redis!r}; redis://host:port/0 is expected")
+        if self.address is not None and self.redis is None:
+            raise SettingsError("--address needs --redis, which every machine must reach")
         try:
             ipaddress.ip_address(self.bind)
         except ValueError:

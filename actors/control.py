@@ -1,7 +1,8 @@
 """The control connection: how a process and the coordinator hear of each other's life and death.
 
     member ──Join──► coordinator            who I am; refused unless it shows the token
-    member ◄──Assign, Map, Leave, Stop──    what to own, who owns what, when to end
+    member ◄──Assign, Release, Map──        what to own and what no longer, who owns what
+    member ◄──Leave, Stop──                 when to end
     member ──Beat──►                        four times a second, and at once when something changed
     member ──Left──►                        stopped in order; nothing is in flight any more
 
@@ -75,7 +76,8 @@ class Join(Message, tag=1):
 
 
 class Beat(Message, tag=2):
-    """`serial`: of the newest Assign that was taken into account; `version`: of the map."""
+    """`serial`: of the newest Assign or Release that was taken into account; `version`: of the
+    map."""
 
     serial: int = 0
     version: int = 0
@@ -89,12 +91,34 @@ class Left(Message, tag=3):
     """Stopped in order."""
 
 
+class Move(Message, tag=4):
+    """An operator, by way of a gateway, wants `shard` to be at `host`."""
+
+    request_id: int
+    shard: int
+    host: str
+
+
 class Assign(Message, tag=1):
     """Claim `shard`; a journal that ends below `floor` has lost what was acknowledged."""
 
     serial: int
     shard: int
     floor: ShardHead | None = None
+
+
+class Release(Message, tag=5):
+    """Serve what is queued for `shard`, then leave it: it moves to another host."""
+
+    serial: int
+    shard: int
+
+
+class MoveAnswer(Message, tag=6):
+    """It is under way, or why it is not."""
+
+    request_id: int
+    problem: str | None = None
 
 
 class Route(Message):
@@ -135,8 +159,8 @@ class Stop(Message, tag=4):
     """Finish what is in flight, say Left, and wait for the end."""
 
 
-FromMember = Join | Beat | Left
-FromCoordinator = Assign | Map | Leave | Stop
+FromMember = Join | Beat | Left | Move
+FromCoordinator = Assign | Release | Map | Leave | Stop | MoveAnswer
 
 _from_member: Final = msgspec.msgpack.Decoder(FromMember)
 _from_coordinator: Final = msgspec.msgpack.Decoder(FromCoordinator)
@@ -209,6 +233,7 @@ class ControlHandler(Protocol):
     def joined(self, channel: Channel, join: Join) -> None: ...
     def beaten(self, channel: Channel, beat: Beat) -> None: ...
     def left(self, channel: Channel) -> None: ...
+    def asked(self, channel: Channel, move: Move) -> None: ...
     def lost(self, channel: Channel) -> None: ...
 
 
@@ -263,6 +288,8 @@ class ControlServer:
             self._handler.beaten(channel, message)
         elif isinstance(message, Left):
             self._handler.left(channel)
+        elif isinstance(message, Move):
+            self._handler.asked(channel, message)
         else:
             raise WireError("joined twice")
 
@@ -321,9 +348,12 @@ class ControlMember:
 
     def leave(self) -> None:
         """Tell the coordinator that all is done."""
-        if self._channel is not None:
-            self._beat_now()
-            self._channel.send(encode_frame(Left()))
+        self._beat_now()
+        self.say(Left())
+
+    def say(self, message: FromMember) -> bool:
+        """Whether there was a coordinator to say it to."""
+        return self._channel is not None and self._channel.send(encode_frame(message))
 
     async def _serve(self, channel: Channel) -> bool:
         """Beat until the connection ends; whether the coordinator said anything on it."""

@@ -12,6 +12,8 @@ What it guarantees:
   other hosts at once. If no other is alive, a replacement is placed right away; nothing waits for a
   frozen process to be killed, because the journal fences it.
 - A host that beats keeps what it was given, however long its recovery takes.
+- A host that comes back gets its share again, one shard at a time, as long as a move is a matter
+  of moments: a shard that took long to recover stays where it is until an operator moves it.
 - Each assignment carries the shard's floor: the highest record that any host or gateway has seen
   acknowledged. A stream that ends below it has lost something, and the claimant refuses to serve.
 - Every change of the map is broadcast, with a version that grows.
@@ -39,6 +41,9 @@ from actors.control import (
     Leave,
     Map,
     MemberView,
+    Move,
+    MoveAnswer,
+    Release,
     Route,
     ShardHead,
     Stop,
@@ -47,6 +52,10 @@ from engine.messages import Message
 from engine.wire import encode_frame
 
 TICK_SECONDS: Final = 0.1
+EVEN_SECONDS: Final = 1.0
+"""Between two moves that even the load out."""
+QUICK_SECONDS: Final = 0.5
+"""A shard whose last recovery took longer is not moved without being asked to."""
 RETRY_SECONDS: Final = 1.0
 """A shard that a living host has lost is assigned anew after so long: two owners may be at it."""
 
@@ -111,7 +120,11 @@ class Coordinator:
         self._map_frame = b""
         self._begun = False
         """Whether anything was assigned yet."""
-        self._assign_at = 0.0
+        self._assign_at = self._even_at = 0.0
+        self._asked: dict[int, float] = {}
+        """shard → when it was assigned, while it is not owned"""
+        self._took: dict[int, float] = {}
+        """shard → seconds from its last assignment to its ownership"""
         self._changed = asyncio.Event()
         self._ticker: asyncio.Task[None] | None = None
         self._errands: set[asyncio.Task[None]] = set()
@@ -227,6 +240,10 @@ class Coordinator:
             member.left = True
             self._changed.set()
 
+    def asked(self, channel: Channel, move: Move) -> None:
+        problem = self.move(move.shard, move.host)
+        channel.send(encode_frame(MoveAnswer(move.request_id, problem)))
+
     def lost(self, channel: Channel) -> None:
         member = self._of.pop(channel, None)
         if member is None:
@@ -251,6 +268,9 @@ class Coordinator:
                 self._watch(member, now)
             if now >= self._assign_at:
                 self._assign()
+            if now >= self._even_at:
+                self._even_at = now + EVEN_SECONDS
+                self._even_out()
 
     def _watch(self, member: Member, now: float) -> None:
         patience = self._patience
@@ -316,14 +336,47 @@ class Coordinator:
         orphans, failures = len(self._assignment.orphans()), self.failures()
         report = Report(beat.serial, beat.owned, beat.recovering, beat.failed)
         changed = self._assignment.report(name, report)
+        now = asyncio.get_running_loop().time()
+        for shard in self._asked.keys() & beat.owned.keys():
+            self._took[shard] = now - self._asked.pop(shard)
         if len(self._assignment.orphans()) > orphans:
-            self._assign_at = asyncio.get_running_loop().time() + RETRY_SECONDS
-            _log.warning("lost", name=name, shards=self._assignment.orphans())
+            self._left_behind(name, now)
         if failures != self.failures():
             _log.error("failed", name=name, shards=self.failures())
             changed = True
         if changed:
             self._remap()
+
+    def _left_behind(self, name: str, now: float) -> None:
+        """A host that lives has some shards no longer: they were released, or lost."""
+        orphans = self._assignment.orphans()
+        if any(self._assignment.slots[shard].bound_for for shard in orphans):
+            self._assign()
+        else:
+            self._assign_at = now + RETRY_SECONDS
+            _log.warning("lost", name=name, shards=orphans)
+
+    def move(self, shard: int, host: str) -> str | None:
+        """Have `shard` moved to `host`. What is in the way, or None: it is under way."""
+        if not 0 <= shard < self.shards:
+            return f"there is no shard {shard}"
+        slot = self._assignment.slots[shard]
+        if host not in self._alive_hosts():
+            return f"there is no host {host}"
+        if slot.phase is not Phase.OWNED or slot.bound_for:
+            return f"shard {shard} is not served at the moment"
+        if slot.host != host:
+            grant = self._assignment.release(shard, host)
+            _log.info("moves", shard=shard, origin=grant.host, target=host)
+            self._tell(self._members[grant.host], Release(grant.serial, shard))
+        return None
+
+    def _even_out(self) -> None:
+        move = self._assignment.uneven(
+            self._alive_hosts(), lambda shard: self._took.get(shard, 0.0) < QUICK_SECONDS
+        )
+        if move is not None and self._begun:
+            self.move(*move)
 
     def _everybody_is_there(self) -> bool:
         return len(self._alive_hosts()) >= self._settings.hosts
@@ -334,8 +387,10 @@ class Coordinator:
         if self._stopping or not hosts:
             return
         self._begun = True
+        now = asyncio.get_running_loop().time()
         for grant in self._assignment.place(hosts):
             floor = self.floors.get(grant.shard)
+            self._asked[grant.shard] = now
             self._tell(self._members[grant.host], Assign(grant.serial, grant.shard, floor))
 
     def _alive_hosts(self) -> list[str]:

@@ -29,6 +29,7 @@ from actors.control import (
     Map,
     Release,
     ShardHead,
+    Stop,
     introduce,
 )
 from actors.data_directory import DataDirectory
@@ -127,7 +128,7 @@ class HostProcess:
             self._version = message.version
         elif isinstance(message, Leave):
             _end("superseded")
-        elif self._stopping is None:
+        elif isinstance(message, Stop) and self._stopping is None:
             self._stopping = asyncio.create_task(self._stop())
 
     async def _stop(self) -> None:

@@ -1,8 +1,8 @@
 """Logs: one line of JSON per event, to a file of its own per process, bounded in size.
 
 Everything goes through the standard library's root logger, so that what uvicorn, asyncio or Ray
-have to say about this process lands in the same file, in the same form. Whoever runs `onhand up` at
-a terminal sees warnings only, on stderr.
+have to say about this process lands in the same file, in the same form. `onhand up` says warnings
+on stderr as well, for whoever watches it, or keeps what it says.
 """
 
 import logging
@@ -25,7 +25,7 @@ _SHARED: Final[list[structlog.typing.Processor]] = [
 ]
 
 
-def set_up_logs(path: Path, level: LogLevel, *, stderr: bool = False) -> logging.Handler:
+def set_up_logs(path: Path, level: LogLevel) -> logging.Handler:
     """From now on everything that is logged goes to `path`; the handler, for `close_logs`."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     structlog.configure(
@@ -37,35 +37,33 @@ def set_up_logs(path: Path, level: LogLevel, *, stderr: bool = False) -> logging
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
     )
-    handler = RotatingFileHandler(path, maxBytes=FILE_BYTES_MAX, backupCount=FILES_KEPT)
-    handler.setFormatter(_formatter())
-    root = logging.getLogger()
-    root.setLevel(level.upper())
-    root.addHandler(handler)
-    if stderr:
-        root.addHandler(_to_stderr())
-    return handler
+    logging.getLogger().setLevel(level.upper())
+    return _add(RotatingFileHandler(path, maxBytes=FILE_BYTES_MAX, backupCount=FILES_KEPT))
+
+
+def warn_on_stderr() -> logging.Handler:
+    """Warnings go to stderr as well; the handler, for `close_logs`."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(logging.WARNING)
+    return _add(handler)
 
 
 def close_logs(handler: logging.Handler) -> None:
-    """What was logged is in the file."""
+    """What was logged is where it belongs."""
     logging.getLogger().removeHandler(handler)
     handler.close()
 
 
-def _to_stderr() -> logging.Handler:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setLevel(logging.WARNING)
-    handler.setFormatter(_formatter())
-    return handler
-
-
-def _formatter() -> logging.Formatter:
-    return structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=_SHARED,
-        processors=[
-            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
+def _add(handler: logging.Handler) -> logging.Handler:
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=_SHARED,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                structlog.processors.JSONRenderer(),
+            ],
+        )
     )
+    logging.getLogger().addHandler(handler)
+    return handler

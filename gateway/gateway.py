@@ -10,6 +10,7 @@ it accepts nothing more and answers what it has. Several of them share the same 
 """
 
 import asyncio
+import itertools
 import os
 import time
 from typing import Final
@@ -25,6 +26,8 @@ from actors.control import (
     FromCoordinator,
     Kind,
     Map,
+    Move,
+    MoveAnswer,
     ShardHead,
     Stop,
     introduce,
@@ -39,10 +42,12 @@ from gateway.http_api import LOOPBACK_NAMES, Api
 from gateway.http_edge import HttpEdge
 from gateway.http_routes import RouteTable
 from gateway.http_table import OPERATIONS
+from gateway.moves import move_operation
 from gateway.router import Router
 from gateway.status import status_operation
 
 SCRAPE_MS: Final = 1_500
+MOVE_SECONDS: Final = 2.0
 _log = structlog.get_logger(__name__)
 
 
@@ -55,6 +60,8 @@ class GatewayProcess:
         self._control = control
         self._map = Map(-1, self._settings.shards, [], [], {})
         self._stopping: asyncio.Task[None] | None = None
+        self._moves: dict[int, asyncio.Future[str | None]] = {}
+        self._move_ids = itertools.count()
 
     async def run(self) -> None:
         """Serve until the coordinator is gone for good."""
@@ -85,7 +92,9 @@ class GatewayProcess:
         return Api(
             self._router,
             settings.shards,
-            RouteTable([*OPERATIONS, status_operation(lambda: self._map)]),
+            RouteTable(
+                [*OPERATIONS, status_operation(lambda: self._map), move_operation(self._move)]
+            ),
             authenticate,
             lambda home: mint(home, time.time_ns() // 1_000_000, os.urandom(RANDOM_BYTES)),
             self._host_statistics,
@@ -111,6 +120,20 @@ class GatewayProcess:
             raise TimeoutError("a host is silent")
         return found
 
+    async def _move(self, shard: int, host: str) -> str | None:
+        """Ask the coordinator. What is in the way, or None: it is under way."""
+        request_id = next(self._move_ids)
+        future: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        self._moves[request_id] = future
+        try:
+            if not self._member.say(Move(request_id, shard, host)):
+                return "the coordinator is not there at the moment"
+            return await asyncio.wait_for(future, MOVE_SECONDS)
+        except TimeoutError:
+            return "the coordinator does not answer"
+        finally:
+            del self._moves[request_id]
+
     def _beat(self) -> Beat:
         heads = [ShardHead(shard, *position) for shard, position in self._router.heads.items()]
         return Beat(version=self._map.version, heads=heads)
@@ -121,6 +144,9 @@ class GatewayProcess:
             routes = {route.shard: (route.epoch, route.address) for route in message.routes}
             self._router.update_map(message.version, routes)
             self._member.notice()
+        elif isinstance(message, MoveAnswer):
+            if (future := self._moves.get(message.request_id)) is not None and not future.done():
+                future.set_result(message.problem)
         elif isinstance(message, Stop) and self._stopping is None:
             self._stopping = asyncio.create_task(self._stop())
 

@@ -34,7 +34,7 @@ from actors.host_process import HostProcess
 from actors.installation import Installation, InstallationError, find_installation
 from actors.journal import JournalError, RedisJournal, ServerSettingsError
 from actors.keys import KeysError, check_keys
-from actors.log import close_logs, set_up_logs
+from actors.log import close_logs, set_up_logs, warn_on_stderr
 from actors.redis_server import RedisServer, RedisServerError
 from actors.redis_wire import Target
 from gateway.gateway import GatewayProcess
@@ -103,6 +103,7 @@ async def up(
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, interrupt)
+    warnings = warn_on_stderr()
     try:
         async with running(settings, programs=programs) as engine:
             starting = None
@@ -113,6 +114,7 @@ async def up(
         if not stop.is_set():
             raise
     finally:
+        close_logs(warnings)
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
 

@@ -140,6 +140,45 @@ def test_an_older_epoch_is_never_routed() -> None:
     assert ({}, True) == (assignment.routes(), assignment.is_anothers("a", 0, 1))
 
 
+def test_a_shard_moves_where_it_is_bound_for() -> None:
+    """It is served until its owner has released it; then the other host gets it, however busy."""
+    assignment = settled(3, "a", "b")
+
+    grant = assignment.release(1, "a")
+    before = assignment.routes()
+    assignment.report("b", Report(grant.serial, {}, {}, {}))
+    (placed,) = assignment.place(["a", "b"])
+
+    assert ("b", 1) == (grant.host, grant.shard)
+    assert {0: (1, "a"), 1: (1, "b"), 2: (1, "a")} == before
+    assert ("a", 1) == (placed.host, placed.shard)
+
+
+def test_a_move_to_a_host_that_died_goes_elsewhere() -> None:
+    """The shard that was under way is an orphan like any other."""
+    assignment = settled(2, "a", "b")
+    grant = assignment.release(1, "a")
+    assignment.drop("a")
+
+    assignment.report("b", Report(grant.serial, {}, {}, {}))
+
+    assert {"b"} == {each.host for each in assignment.place(["b"])}
+
+
+def test_one_uneven_shard_at_a_time() -> None:
+    """What to move is said once everything is at rest, until no move would help."""
+    assignment = settled(5, "a")
+
+    first = assignment.uneven(["a", "b"], lambda shard: shard != 0)
+    assignment.release(1, "b")
+
+    assert (1, "b") == first
+    assert assignment.uneven(["a", "b"], lambda shard: True) is None
+    assert settled(5, "a", "b").uneven(["a", "b"], lambda shard: True) is None
+    assert settled(5, "a").uneven(["a", "b"], lambda shard: False) is None
+    assert settled(5, "a").uneven([], lambda shard: True) is None
+
+
 @given(st.data(), st.integers(1, 20))
 def test_whatever_dies_and_joins_every_shard_has_one_live_host(
     data: st.DataObject, shards: int

@@ -37,6 +37,7 @@ def test_bytes_carry_everything() -> None:
         ({"bind": "localhost"}, "--bind is 'localhost'; an IP address is expected"),
         ({"redis": "r:6379"}, "--redis is 'r:6379'; redis://host:port/0 is expected"),
         ({"data_dir": ""}, "--data-dir is empty"),
+        ({"address": "192.0.2.10:6379"}, "--address needs --redis"),
         ({"maxmemory_bytes": 1}, "--maxmemory is 1;"),
         ({"finished_window_us": 1}, "--finished-window is 1;"),
         ({"keys_window_us": 10**6}, "windows must grow in this order: finished, keys, returns"),

@@ -15,6 +15,8 @@ from actors.control import (
     FromCoordinator,
     Join,
     Kind,
+    Move,
+    MoveAnswer,
     Stop,
 )
 from actors.process import Identity
@@ -40,6 +42,10 @@ class Listener:
 
     def left(self, channel: Channel) -> None:
         self._say("left")
+
+    def asked(self, channel: Channel, move: Move) -> None:
+        self._say(move)
+        channel.send(encode_frame(MoveAnswer(move.request_id, "no")))
 
     def lost(self, channel: Channel) -> None:
         self._say("lost")
@@ -88,6 +94,8 @@ async def test_words_go_both_ways(address: str) -> None:
 
     assert Assign(3, 5) == await asyncio.wait_for(received.get(), 5)
     assert Stop() == await asyncio.wait_for(received.get(), 5)
+    assert one.say(Move(8, 5, "host-2"))
+    assert MoveAnswer(8, "no") == await asyncio.wait_for(received.get(), 5)
     one.leave()
     await listener.until(lambda said: "left" in said)
     assert [join_as("host-1"), Beat(serial=7)] == listener.said[:2]

@@ -5,6 +5,7 @@ once, under the next epoch of a journal that all puppets share. It can freeze, t
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from actors.control import (
     Kind,
     Leave,
     Map,
+    Release,
     ShardHead,
     Stop,
 )
@@ -57,6 +59,9 @@ class Puppet:
                 self.beat.recovering[message.shard] = 1
             else:
                 self.own(message.shard)
+        elif isinstance(message, Release):
+            self.beat.serial = message.serial
+            del self.beat.owned[message.shard]
         elif isinstance(message, Map):
             self.beat.version = message.version
         elif isinstance(message, Stop):
@@ -252,3 +257,31 @@ async def test_a_shard_that_a_live_host_lost_is_given_again(world: World, tmp_pa
     await come(coordinator, lambda: 1 not in owners(coordinator))
     await come(coordinator, lambda: 1 in owners(coordinator))
     assert 2 == host.beat.owned[1]
+
+
+async def test_whoever_comes_back_gets_its_share(world: World, tmp_path: Path) -> None:
+    """After a death and a return the load is even again, moved shard by shard."""
+    coordinator = await started(world, tmp_path, hosts=2)
+    world.puppets["host-1"].die()
+    await come(coordinator, lambda: owners(coordinator) == dict.fromkeys(range(SHARDS), "host-2"))
+
+    await world.place(Kind.HOST, "host-1")
+
+    await come(
+        coordinator, lambda: sorted(owners(coordinator).values()) == ["host-1"] * 2 + ["host-2"] * 2
+    )
+    released = [each for each in world.puppets["host-2"].got if isinstance(each, Release)]
+    assert 2 == len(released)
+
+
+async def test_an_operator_moves_a_shard(world: World, tmp_path: Path) -> None:
+    """A move is refused with a reason, or done; where the shard is already, nothing happens."""
+    coordinator = await started(world, tmp_path, hosts=2)
+
+    assert "there is no host host-9" == coordinator.move(0, "host-9")
+    assert coordinator.move(0, "host-1") is None
+    assert coordinator.move(0, "host-2") is None
+    assert "shard 0 is not served at the moment" == coordinator.move(0, "host-1")
+
+    await come(coordinator, lambda: owners(coordinator).get(0) == "host-2")
+    assert [0] == [e.shard for e in world.puppets["host-1"].got if isinstance(e, Release)]
