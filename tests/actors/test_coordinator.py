@@ -5,7 +5,6 @@ once, under the next epoch of a journal that all puppets share. It can freeze, t
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
