@@ -17,8 +17,6 @@ request does.
 
 import asyncio
 from collections import deque
-from email.utils import formatdate
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import unquote_to_bytes
 
@@ -29,11 +27,8 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from actors.address import name_peer, tune
 from engine import limits
-from engine.messages import Answer, Command
 from gateway import problems
-from gateway.http_calls import Call, show
-from gateway.http_input import is_json
-from gateway.http_routes import Operation
+from gateway.http_exchange import Exchange, Headers
 from gateway.problems import RefusedError, Reply, refusal
 
 if TYPE_CHECKING:
@@ -54,86 +49,7 @@ ONCE: Final = (
     b"idempotency-key",
 )
 """Headers that decide something, and so may stand only once."""
-SECURITY_HEADERS: Final = (
-    (b"cache-control", b"no-store"),
-    (b"x-content-type-options", b"nosniff"),
-)
-
-Headers = list[tuple[bytes, bytes]]
 _log = structlog.get_logger(__name__)
-
-
-class Exchange(Call):
-    """A request that this connection answers itself: a call, or one that is refused at once."""
-
-    __slots__ = (
-        "chunks",
-        "complete",
-        "connection",
-        "expects",
-        "headers",
-        "is_head",
-        "keep_alive",
-        "operation",
-        "raw_query",
-        "raw_subject",
-        "refused",
-        "since",
-        "size",
-        "started",
-    )
-
-    headers: dict[bytes, bytes]
-    raw_query: bytes
-    raw_subject: str
-
-    def __init__(self, connection: "Connection", *, keep_alive: bool) -> None:
-        self.api = connection.edge.api
-        self.connection = connection
-        self.keep_alive = keep_alive
-        self.operation: Operation | None = None
-        self.refused: Reply | None = None
-        self.chunks: list[bytes] = []
-        self.size = 0
-        self.complete = self.started = self.expects = self.is_head = False
-        self.since = 0.0
-
-    @property
-    def ready(self) -> bool:
-        """Whether it can be answered."""
-        if self.complete:
-            return True
-        return self.refused is not None and (
-            self.expects or not self.keep_alive or self.size > limits.BODY_BYTES_MAX
-        )
-
-    def command(self, peer: str) -> Command:
-        """What it stands for. Raises RefusedError if that cannot be read or is not allowed."""
-        operation, headers = self.operation, self.headers
-        assert operation is not None
-        assert operation.call is not None
-        scope, self.subject, self.query, self.key = self.api.admit(
-            operation, self.raw_subject, self.raw_query, headers, peer
-        )
-        chunks = self.chunks
-        self.body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        if self.body and operation.body is not None:
-            media = headers.get(b"content-type", b"")
-            if media != b"application/json" and not is_json(media):
-                raise RefusedError(problems.UNSUPPORTED_MEDIA_TYPE)
-        return self.api.narrow(operation.call(self), scope)
-
-    def answered(self, answer: Answer) -> None:
-        """The router's reply."""
-        connection = self.connection
-        assert self.operation is not None
-        self.api.counters.in_flight -= 1
-        try:
-            reply = show(answer, self.operation.success)
-        except Exception:  # what cannot be shown must not leave the peer waiting
-            _log.exception("answer_not_shown", operation=self.operation.name)
-            reply = refusal(problems.INTERNAL)
-        connection.finish(self, reply)
 
 
 Turn = Exchange | RequestResponseCycle
@@ -160,7 +76,8 @@ class Connection(asyncio.Protocol):
         self._draining = False
         self._deaf = False
         """Nothing more that comes is read as HTTP."""
-        self._lingers_since = 0.0
+        self._ends_at = 0.0
+        """We have closed; when the peer must have, too."""
         self._stalled_since = 0.0
         self._quiet_since = 0.0
         """When the last request was answered."""
@@ -183,7 +100,7 @@ class Connection(asyncio.Protocol):
         self._quiet_since = self._loop.time()
         tune(transport)
         if not self.edge.admit(self):
-            self._refuse(problems.TOO_MANY_CONNECTIONS)
+            self._refuse(problems.TOO_MANY_CONNECTIONS, unread=False)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._deaf = True
@@ -195,6 +112,11 @@ class Connection(asyncio.Protocol):
         self._queue.clear()
         self.flow.resume_writing()
         self._parser = None  # it knows us, and we should go at once
+
+    def eof_received(self) -> bool:
+        """The peer sends no more; what it has sent whole is still answered."""
+        self._deaf = self._draining = True
+        return bool(self._queue) and self._receiving is None and not self._ends_at
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
@@ -231,8 +153,8 @@ class Connection(asyncio.Protocol):
 
     def check(self, now: float) -> None:
         """Give up a peer that does not keep up."""
-        if self._lingers_since:
-            if now - self._lingers_since > LINGER_SECONDS:
+        if self._ends_at:
+            if now > self._ends_at:
                 self.transport.abort()
         elif self._stalled_since:
             if now - self._stalled_since > STALLED_SECONDS:
@@ -256,6 +178,8 @@ class Connection(asyncio.Protocol):
     # --- what the parser calls ---------------------------------------------------------------
 
     def on_message_begin(self) -> None:
+        if self._deaf:
+            return
         self._reading_since = self._loop.time()
         self._url = b""
         self._headers = []
@@ -281,12 +205,14 @@ class Connection(asyncio.Protocol):
         if parser.should_upgrade():
             keep_alive = False
         turn: Turn
+        method = parser.get_method().decode("ascii")
         try:
-            turn = self._begin(parser.get_method().decode("ascii"), keep_alive=keep_alive)
+            turn = self._begin(method, keep_alive=keep_alive)
         except RefusedError as error:
-            turn = Exchange(self, keep_alive=keep_alive)
+            turn = Exchange(self.edge.api, self, keep_alive=keep_alive)
             turn.refused = refusal(error.kind, error.detail, error.headers)
             turn.expects = any(name == b"expect" for name, _ in self._headers)
+            turn.is_head = method == "HEAD"
         self._receiving = turn
         self._queue.append(turn)
         if len(self._queue) > 1:
@@ -297,14 +223,12 @@ class Connection(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         self._unparsed_bytes = 0
         turn = self._receiving
+        if self._deaf:
+            return
         if isinstance(turn, Exchange):
             turn.size += len(body)
             if turn.size > limits.BODY_BYTES_MAX:
-                if turn.refused is None:
-                    turn.refused = refusal(problems.BODY_TOO_LARGE)
-                turn.chunks.clear()
-                self._deaf = True
-                self._pump()
+                self._refuse(problems.BODY_TOO_LARGE)
             elif turn.refused is None:
                 turn.chunks.append(body)
         elif turn is not None and not turn.response_complete:
@@ -316,9 +240,11 @@ class Connection(asyncio.Protocol):
             turn.message_event.set()
 
     def on_message_complete(self) -> None:
+        if self._deaf:
+            return
         self._unparsed_bytes = 0
         self._reading_since = 0.0
-        turn = self._receiving
+        turn, self._receiving = self._receiving, None
         if isinstance(turn, Exchange):
             turn.complete = True
             self._pump()
@@ -336,16 +262,16 @@ class Connection(asyncio.Protocol):
         if self._headers_bytes + len(self._url) > limits.HEADERS_BYTES_MAX:
             raise RefusedError(problems.HEADERS_TOO_LARGE)
         self._check_framing(headers)
+        if not self._url.startswith(b"/"):
+            self._split_url(headers)
         self._check_names(headers)
         raw_path, _, raw_query = self._url.partition(b"?")
         path = raw_path.decode("ascii")
-        if not path.startswith("/"):
-            raise RefusedError(problems.MALFORMED_HTTP, "The target must be a path")
         found = self.edge.api.routes.find(method, path)
         if found is None or found[0].call is None:
             self._streams = found is not None and found[0].streamed
             return self._page(method, raw_path, raw_query, headers, keep_alive=keep_alive)
-        exchange = Exchange(self, keep_alive=keep_alive)
+        exchange = Exchange(self.edge.api, self, keep_alive=keep_alive)
         exchange.operation, exchange.raw_subject = found
         exchange.raw_query = raw_query
         exchange.headers = headers
@@ -356,6 +282,14 @@ class Connection(asyncio.Protocol):
             exchange.refused = refusal(problems.BODY_TOO_LARGE)
             exchange.keep_alive = False
         return exchange
+
+    def _split_url(self, headers: dict[bytes, bytes]) -> None:
+        """A target in absolute form, as proxies get it: its authority stands for the Host."""
+        scheme, separator, rest = self._url.partition(b"://")
+        if not separator or scheme.lower() not in (b"http", b"https"):
+            raise RefusedError(problems.MALFORMED_HTTP, "The target must be a path or a URL")
+        headers[b"host"], _, path = rest.partition(b"/")
+        self._url = b"/" + path
 
     def _check_once(self) -> None:
         names = [name for name, _ in self._headers]
@@ -423,20 +357,21 @@ class Connection(asyncio.Protocol):
             on_response=self._finish_page,
         )
 
-    def _refuse(self, kind: problems.Kind, detail: str = "") -> None:
+    def _refuse(self, kind: problems.Kind, detail: str = "", *, unread: bool = True) -> None:
         """Read no more; answer what came before, then this, and close."""
         self._deaf = True
         self._reading_since = 0.0
         if self.transport.is_closing():
             return
         self.edge.api.counters.malformed += 1
-        turn = self._receiving
-        if turn is None or turn not in self._queue:
-            turn = Exchange(self, keep_alive=False)
+        turn, self._receiving = self._receiving, None
+        if turn is None:
+            turn = Exchange(self.edge.api, self, keep_alive=False)
             self._queue.append(turn)
         if isinstance(turn, Exchange) and not turn.started:
             turn.keep_alive = False
-            turn.complete = False
+            turn.complete = not unread
+            turn.chunks.clear()
             turn.refused = turn.refused or refusal(kind, detail)
             self._pump()
         else:
@@ -468,17 +403,19 @@ class Connection(asyncio.Protocol):
 
     def _start(self, exchange: Exchange) -> None:
         exchange.since = self._loop.time()
+        self.edge.api.counters.in_flight += 1
         if exchange.refused is not None:
             self.finish(exchange, exchange.refused)
             return
         api = self.edge.api
         try:
             command = exchange.command(self._peer)
+            api.router.forward(command, limits.DEADLINE_MS_DEFAULT, exchange.answered)
         except RefusedError as error:
             self.finish(exchange, refusal(error.kind, error.detail, error.headers))
-            return
-        api.counters.in_flight += 1
-        api.router.forward(command, limits.DEADLINE_MS_DEFAULT, exchange.answered)
+        except Exception:  # a bug must cost its own request, not leave the connection stuck
+            _log.exception("call_failed", operation=exchange.operation)
+            self.finish(exchange, refusal(problems.INTERNAL))
 
     def _start_page(self, cycle: RequestResponseCycle) -> None:
         if self._page_runs:
@@ -490,15 +427,20 @@ class Connection(asyncio.Protocol):
 
     def finish(self, exchange: Exchange, reply: Reply) -> None:
         """Send the answer to the request at the head of the queue, and turn to the next."""
+        if exchange.finished:
+            return
+        exchange.finished = True
         now = self._loop.time()
+        counters = self.edge.api.counters
+        counters.in_flight -= 1
         if exchange.operation is not None:
-            counters = self.edge.api.counters.operations[exchange.operation.name]
-            counters.observe(reply.status, now - exchange.since)
+            operation = counters.operations[exchange.operation.name]
+            operation.observe(reply.status, now - exchange.since)
         if self.transport.is_closing():
             return
-        self._queue.popleft()
-        stays = exchange.keep_alive and exchange.complete
-        stays = stays and not (self._draining and not self._queue)
+        queue = self._queue
+        queue.popleft()
+        stays = exchange.keep_alive and exchange.complete and not (self._draining and not queue)
         payload = reply.payload
         head = self.edge.heads.of(reply, keep_alive=stays)
         length = b"%d\r\n\r\n" % len(payload)
@@ -506,46 +448,44 @@ class Connection(asyncio.Protocol):
         if stays:
             self._go_on(now)
         else:
-            self._close(unread=not exchange.complete)
+            self._end(unread=not exchange.complete)
 
     def _finish_page(self) -> None:
-        cycle = self._queue.popleft()
+        """uvicorn's cycle has sent the answer of the page at the head of the queue."""
         self._page_runs = False
-        assert isinstance(cycle, RequestResponseCycle)
-        if self.transport.is_closing() or self._lingers_since:
+        if self.transport.is_closing() or self._ends_at:
             return
+        cycle = self._queue.popleft()
+        assert isinstance(cycle, RequestResponseCycle)
         if cycle.more_body or (self._draining and not self._queue):
-            self._close(unread=cycle.more_body)
+            self._end(unread=cycle.more_body)
         else:
             self._go_on(self._loop.time())
 
+    def end_page(self) -> None:
+        """uvicorn's cycle has sent an answer after which it wants to close."""
+        cycle = self._queue[0] if self._queue else None
+        self._end(unread=isinstance(cycle, RequestResponseCycle) and cycle.more_body)
+
     def _go_on(self, now: float) -> None:
         self._quiet_since = now
+        if self._reading_since:  # what waited for its turn has all its time again
+            self._reading_since = now
         if len(self._queue) <= 1:
             self.flow.resume_reading()
         self._pump()
 
-    def _close(self, *, unread: bool) -> None:
+    def _end(self, *, unread: bool) -> None:
         """Close; if something is still to come, end our side first and let it come."""
         self._deaf = True
         self._queue.clear()
-        if unread and not self._lingers_since:
-            self._lingers_since = self._loop.time()
-            self.flow.resume_reading()
-            self.transport.write_eof()
-        elif not unread:
-            self.transport.close()
-
-    def close_page(self) -> None:
-        """What uvicorn's cycle means by closing the transport."""
-        cycle = self._queue[0] if self._queue else None
-        unread = isinstance(cycle, RequestResponseCycle) and cycle.more_body
+        now = self._loop.time()
         if unread:
-            self._deaf = True
-            self._lingers_since = self._loop.time()
+            self._ends_at = now + LINGER_SECONDS
             self.flow.resume_reading()
             self.transport.write_eof()
         else:
+            self._ends_at = now + STALLED_SECONDS
             self.transport.close()
 
 
@@ -558,35 +498,4 @@ class GentleTransport:
         self.is_closing = connection.transport.is_closing
 
     def close(self) -> None:
-        self._connection.close_page()
-
-
-class AnswerHeads:
-    """The first bytes of answers, up to the length; the usual ones are made once a second."""
-
-    def __init__(self) -> None:
-        self.common: Headers = []
-        """What all answers carry, pages too."""
-        self._made: dict[tuple[int, bool], bytes] = {}
-
-    def renew(self, now: float) -> None:
-        """It is `now`, in seconds since 1970."""
-        self.common = [(b"date", formatdate(now, usegmt=True).encode()), *SECURITY_HEADERS]
-        self._made.clear()
-
-    def of(self, reply: Reply, *, keep_alive: bool) -> bytes:
-        """What comes before the number of the payload's bytes."""
-        if reply.headers or reply.media != b"application/json":
-            return self._make(reply, keep_alive=keep_alive)
-        head = self._made.get((reply.status, keep_alive))
-        if head is None:
-            head = self._made[reply.status, keep_alive] = self._make(reply, keep_alive=keep_alive)
-        return head
-
-    def _make(self, reply: Reply, *, keep_alive: bool) -> bytes:
-        headers = [*self.common, (b"content-type", reply.media), *reply.headers]
-        if not keep_alive:
-            headers.append((b"connection", b"close"))
-        phrase = HTTPStatus(reply.status).phrase.encode()
-        lines = [b"%b: %b\r\n" % header for header in headers]
-        return b"HTTP/1.1 %d %b\r\n%bcontent-length: " % (reply.status, phrase, b"".join(lines))
+        self._connection.end_page()

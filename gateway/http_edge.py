@@ -26,7 +26,8 @@ from actors.address import BACKLOG, UnixAddress, address_of, bind, parse_address
 from engine import limits
 from gateway import problems
 from gateway.http_api import Api
-from gateway.http_connection import AnswerHeads, Connection
+from gateway.http_connection import Connection
+from gateway.http_exchange import AnswerHeads
 from gateway.http_pages import Page
 from gateway.http_routes import Operation
 from gateway.problems import RefusedError, Reply, refusal

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from engine import limits
-from engine.messages import Answer, Commit, GetStock, Status
+from engine.messages import Answer, Command, Commit, GetStock, Status
 from gateway.http_connection import IDLE_SECONDS, LINGER_SECONDS, REQUEST_SECONDS
 from tests.gateway.http_engine import (
     DEADLINE_SECONDS,
@@ -74,7 +74,9 @@ CLOSE = b"Connection: close\r\n"
         (get(headers=CLOSE), 400),
         (get(headers=HOST + HOST + CLOSE), 400),
         (get(b"*", HOST + CLOSE), 400),
-        (get(b"http://localhost/healthz", HOST + CLOSE), 400),
+        (get(b"ftp://localhost/healthz", HOST + CLOSE), 400),
+        (get(b"http://evil.example/healthz", HOST + CLOSE), 421),
+        (get(b"http://localhost", HOST + CLOSE), 404),
         (get(b"/v1/stock/A#B", HOST + CLOSE), 400),
         (b"CONNECT localhost:80 HTTP/1.1\r\n" + HOST + b"\r\n", 400),
         (reserve(b"Content-Type: text/plain\r\n" + CLOSE), 400),
@@ -132,6 +134,72 @@ async def test_unusual_requests_are_served(server: Server, data: bytes) -> None:
 
     assert "HTTP/1.1 201 Created\r\n" in everything
     assert ("HTTP/1.1 100 Continue\r\n\r\n" in everything) == (b"Expect" in data)
+
+
+async def test_a_target_may_be_a_url(server: Server) -> None:
+    """As proxies send it; it goes before the Host header."""
+    (answered,) = await answers(
+        server, get(b"http://localhost:1/v1/stock/A?", b"Host: proxy.example\r\n" + CLOSE)
+    )
+
+    assert (200, "A") == (answered.status, answered.body["sku"])
+
+
+async def test_a_peer_may_end_its_side_first(server: Server) -> None:
+    """What it has sent whole is answered, before the connection ends."""
+    server.engine.held = []
+    async with server.connect() as (reader, writer):
+        writer.write(STOCK + HEALTH + STOCK[:-1])
+        writer.write_eof()
+        await _until(lambda: bool(server.engine.held))
+        server.engine.held[0]()
+        assert "A" == (await read_answer(reader)).body["sku"]
+        assert {"status": "ok"} == (await read_answer(reader)).body
+        assert b"" == await asyncio.wait_for(reader.read(), DEADLINE_SECONDS)
+
+
+async def test_garbage_does_not_cost_the_answer_before_it(server: Server) -> None:
+    """A request in flight is answered, then what came after it is refused."""
+    server.engine.held = []
+    async with server.connect() as (reader, writer):
+        writer.write(STOCK)
+        await _until(lambda: bool(server.engine.held))
+        writer.write(b"\x16\x03 garbage\r\n\r\n")
+        await _until(lambda: 1 == server.api.counters.malformed)
+        server.engine.held[0]()
+        assert [200, 400] == [(await read_answer(reader)).status for _ in range(2)]
+
+
+async def test_a_body_that_waited_for_its_turn_has_all_its_time(server: Server) -> None:
+    """Time spent behind another request is not the peer's."""
+    server.engine.held = []
+    async with server.connect() as (reader, writer):
+        writer.write(STOCK + reserve()[:-1])
+        await _until(lambda: bool(server.engine.held))
+        _sweep(server, 2 * REQUEST_SECONDS)
+        held, server.engine.held = server.engine.held, None
+        held[0]()
+        await read_answer(reader)
+        _sweep(server, REQUEST_SECONDS - 1)
+        writer.write(reserve()[-1:])
+
+        assert 201 == (await read_answer(reader)).status
+
+
+async def test_a_bug_in_the_router_is_a_500(server: Server) -> None:
+    """The connection goes on."""
+
+    def fail(command: Command) -> Answer | None:
+        raise ZeroDivisionError
+
+    server.engine.replaced = fail
+    async with server.connect() as (reader, writer):
+        writer.write(STOCK + HEALTH)
+        first = await read_answer(reader)
+
+        assert (500, "internal") == (first.status, first.body["code"])
+        assert 200 == (await read_answer(reader)).status
+        assert 0 == server.api.counters.in_flight
 
 
 async def test_a_request_may_come_byte_by_byte(server: Server) -> None:
@@ -201,10 +269,10 @@ async def test_a_peer_that_leaves_costs_nothing(server: Server) -> None:
     async with server.connect() as (_, writer):
         writer.write(STOCK)
         await _until(lambda: bool(server.engine.held))
-    await _until(lambda: 0 == server.api.counters.connections)
     server.engine.held[0]()
 
     assert 0 == server.api.counters.in_flight
+    await _until(lambda: 0 == server.api.counters.connections)
     server.engine.held = None
     assert 200 == (await server.get("/v1/stock/A")).status
 
