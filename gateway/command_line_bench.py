@@ -130,7 +130,7 @@ def run(
 ) -> int:
     """Measure an engine, and audit what it holds afterwards against what buyers were told.
 
-    Exit status 3 if the audit fails, however fast it was. Examples:
+    Exit status 3 if the audit fails, however fast it was. For example:
 
         onhand bench run
 

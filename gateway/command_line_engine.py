@@ -114,7 +114,7 @@ def line(text: str) -> dict[str, Any]:
 
 
 def import_file(
-    file: Path,
+    file: Annotated[Path, Parameter(allow_leading_hyphen=True)],
     /,
     *,
     kind: Movement = "received",
@@ -124,7 +124,7 @@ def import_file(
 ) -> int:
     """Import stock movements from a file; `-` reads standard input.
 
-    Sending a file again adds nothing twice. Example, with the header `sku,location,quantity`:
+    Sending a file again adds nothing twice. For example, with the header `sku,location,quantity`:
 
         onhand import stock.csv
 
@@ -195,7 +195,7 @@ def stock(
 ) -> int:
     """Show the stock of a SKU, or what a channel may sell of it; or book a movement first.
 
-    Examples:
+    For example:
 
         onhand stock tee-red
 
@@ -282,7 +282,7 @@ def reserve(
 ) -> int:
     """Hold units for a time, before the order.
 
-    Example: two red T-shirts from wherever, and one cap from Berlin:
+    For example: two red T-shirts from wherever, and one cap from Berlin:
 
         onhand reserve tee-red=2 cap@berlin --ttl 900
 
@@ -322,7 +322,7 @@ def commit(
 ) -> int:
     """Turn a reservation into an order: its units are promised for good.
 
-    Example:
+    For example:
 
         onhand commit 0192f0c1-7a5e-7c43-b1c4-3f0a5d1e9b6a
 
@@ -346,7 +346,7 @@ def commit(
 def release(reservation_id: str, /, *, home: int | None = None, engine: Engine = THE_ENGINE) -> int:
     """Give the units of a reservation back.
 
-    Example:
+    For example:
 
         onhand release 0192f0c1-7a5e-7c43-b1c4-3f0a5d1e9b6a
 
@@ -374,7 +374,7 @@ def _show_reservation(body: dict[str, Any]) -> None:
 def audit(*, engine: Engine = THE_ENGINE) -> int:
     """Recompute every sum of every shard from the reservations, and compare.
 
-    Exit status 1 if anything disagrees. Example:
+    Exit status 1 if anything disagrees. For example:
 
         onhand audit
     """
@@ -399,7 +399,7 @@ def _show_audit(report: dict[str, Any]) -> None:
 def status(*, engine: Engine = THE_ENGINE) -> int:
     """Show the processes of the engine, and which shards each host has.
 
-    Exit status 1 if a shard is not served. Example:
+    Exit status 1 if a shard is not served. For example:
 
         onhand status --json
     """

@@ -58,8 +58,12 @@ def run_to_end(work: Coroutine[Any, Any, _Result]) -> _Result:
     async def watched() -> _Result:
         task = asyncio.current_task()
         assert task is not None
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-        return await work
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, task.cancel)
+        try:
+            return await work
+        finally:
+            loop.remove_signal_handler(signal.SIGTERM)
 
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -121,7 +125,7 @@ def up(
 ) -> int:
     """Serve on this machine, in the foreground, until interrupted.
 
-    Example: on other ports, the data elsewhere, on a server of your own:
+    For example: on other ports, the data elsewhere, on a server of your own:
 
         onhand up --port 9080 --binary-port 9081 --data-dir /srv/onhand --redis redis://10.0.0.5/0
 
@@ -213,7 +217,7 @@ def demo(
     """Run a flash sale to its end, and audit it.
 
     Starts an engine in a temporary directory, and leaves nothing behind; or uses the one that
-    --port or --url names. Exit status 1 if a single unit is not where it ought to be. Example:
+    --port or --url names. Exit status 1 if a single unit is not where it ought to be. For example:
 
         onhand demo --units 1000 --buyers 5000
 
@@ -350,7 +354,7 @@ def create_key(
 ) -> int:
     """Make an API key, and show it: the only time that it is seen.
 
-    Example: a key for the web shop, that may sell and read, but not ship:
+    For example: a key for the web shop, that may sell and read, but not ship:
 
         onhand keys create --channel web --verbs sell --verbs read
 
@@ -369,7 +373,7 @@ def create_key(
 def list_keys(*, data_dir: DataDir = Path(DATA_DIR_DEFAULT), json: Json = False) -> int:
     """List the API keys, without their secrets.
 
-    Example:
+    For example:
 
         onhand keys list
     """
@@ -399,7 +403,7 @@ def revoke_key(
 ) -> int:
     """End an API key at once.
 
-    Example, with the key as `onhand keys list` shows it:
+    For example, with the key as `onhand keys list` shows it:
 
         onhand keys revoke 3f0a5d1e9b6a
     """
@@ -418,7 +422,7 @@ def rotate_key(
 ) -> int:
     """Make a new key for the holder of an old one, which lives on for a while.
 
-    Example:
+    For example:
 
         onhand keys rotate 3f0a5d1e9b6a --overlap 3600
 

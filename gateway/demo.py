@@ -145,8 +145,9 @@ class Till(Protocol):
 class BinaryTill:
     """Over the binary protocol."""
 
-    def __init__(self, place: Place, sku: str) -> None:
+    def __init__(self, place: Place, sku: str, connect_seconds: float = CONNECT_SECONDS) -> None:
         self._up = asyncio.Event()
+        self._connect_seconds = connect_seconds
         self._lines = [LineRequest(sku, 1)]
         self.link = Link(place.binary, place.key, self._changed)
 
@@ -159,7 +160,7 @@ class BinaryTill:
     async def ask(self, command: Command) -> Answer:
         """Raises DemoError if there is nobody to ask."""
         try:
-            async with asyncio.timeout(CONNECT_SECONDS):
+            async with asyncio.timeout(self._connect_seconds):
                 await self._up.wait()
         except TimeoutError:
             raise DemoError(f"no engine answers at {self.link.address}") from None
@@ -260,12 +261,18 @@ async def tills(place: Place, sku: str, count: int) -> AsyncIterator[list[Till]]
 
 
 async def hold(
-    place: Place, units: int, buyers: int, connections: int, show: Callable[[Sale], None]
+    place: Place,
+    units: int,
+    buyers: int,
+    connections: int,
+    show: Callable[[Sale], None],
+    *,
+    connect_seconds: float = CONNECT_SECONDS,
 ) -> SaleReport:
     """Stock the units, let everybody buy, audit. Raises DemoError if there is no engine."""
     sale = Sale(units, buyers)
     async with tills(place, sale.sku, connections) as opened:
-        clerk = BinaryTill(place, sale.sku)
+        clerk = BinaryTill(place, sale.sku, connect_seconds)
         clerk.link.start()
         try:
             received = await clerk.ask(Receive(sale.sku, LOCATION, units, key=sale.sku))
