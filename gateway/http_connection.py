@@ -17,6 +17,7 @@ request does.
 
 import asyncio
 from collections import deque
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import unquote_to_bytes
 
@@ -97,7 +98,7 @@ class Connection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         self.flow = FlowControl(self.transport)
         self._peer = name_peer(transport)
-        self._quiet_since = self._loop.time()
+        self._quiet_since = monotonic()
         tune(transport)
         if not self.edge.admit(self):
             self._refuse(problems.TOO_MANY_CONNECTIONS, unread=False)
@@ -135,7 +136,7 @@ class Connection(asyncio.Protocol):
             self._refuse(problems.HEADERS_TOO_LARGE)
 
     def pause_writing(self) -> None:
-        self._stalled_since = self._loop.time()
+        self._stalled_since = monotonic()
         self.flow.pause_writing()
 
     def resume_writing(self) -> None:
@@ -180,7 +181,7 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         if self._deaf:
             return
-        self._reading_since = self._loop.time()
+        self._reading_since = monotonic()
         self._url = b""
         self._headers = []
         self._headers_bytes = 0
@@ -233,7 +234,7 @@ class Connection(asyncio.Protocol):
                 turn.chunks.append(body)
         elif turn is not None and not turn.response_complete:
             if self._streams:
-                self._reading_since = self._loop.time()
+                self._reading_since = monotonic()
             turn.body += body
             if len(turn.body) > HIGH_WATER_LIMIT:
                 self.flow.pause_reading()
@@ -402,7 +403,7 @@ class Connection(asyncio.Protocol):
         self._pumping = False
 
     def _start(self, exchange: Exchange) -> None:
-        exchange.since = self._loop.time()
+        exchange.since = monotonic()
         self.edge.api.counters.in_flight += 1
         if exchange.refused is not None:
             self.finish(exchange, exchange.refused)
@@ -430,7 +431,7 @@ class Connection(asyncio.Protocol):
         if exchange.finished:
             return
         exchange.finished = True
-        now = self._loop.time()
+        now = monotonic()
         counters = self.edge.api.counters
         counters.in_flight -= 1
         if exchange.operation is not None:
@@ -460,7 +461,7 @@ class Connection(asyncio.Protocol):
         if cycle.more_body or (self._draining and not self._queue):
             self._end(unread=cycle.more_body)
         else:
-            self._go_on(self._loop.time())
+            self._go_on(monotonic())
 
     def end_page(self) -> None:
         """uvicorn's cycle has sent an answer after which it wants to close."""
@@ -479,7 +480,7 @@ class Connection(asyncio.Protocol):
         """Close; if something is still to come, end our side first and let it come."""
         self._deaf = True
         self._queue.clear()
-        now = self._loop.time()
+        now = monotonic()
         if unread:
             self._ends_at = now + LINGER_SECONDS
             self.flow.resume_reading()

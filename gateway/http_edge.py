@@ -121,7 +121,7 @@ class HttpEdge:
             self._emptied.set()
 
     def sweep(self, now: float) -> None:
-        """Give up the peers that, at `now` by the event loop's clock, do not keep up."""
+        """Give up the peers that, at `now` by the monotonic clock, do not keep up."""
         for connection in list(self._connections):
             connection.check(now)
 
@@ -135,7 +135,7 @@ class HttpEdge:
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         self.heads.renew(time.time())
-        self.sweep(loop.time())
+        self.sweep(time.monotonic())
         self._sweeper = loop.call_later(SWEEP_SECONDS, self._tick, loop)
 
 
@@ -166,8 +166,7 @@ def build_app(api: Api, routes: Sequence[BaseRoute] = ()) -> Starlette:
 
 async def _answer(api: Api, request: Request) -> Response:
     """One page, from admission to answer."""
-    loop = asyncio.get_running_loop()
-    since = loop.time()
+    since = time.monotonic()  # an event loop's time may be as old as its turn
     raw_path: bytes = request.scope["raw_path"]
     found = api.routes.find(request.method, raw_path.decode("ascii"))
     if found is None or found[0].page is None:
@@ -180,7 +179,7 @@ async def _answer(api: Api, request: Request) -> Response:
         return Response(status_code=400)
     finally:
         api.counters.in_flight -= 1
-    api.counters.operations[operation.name].observe(reply.status, loop.time() - since)
+    api.counters.operations[operation.name].observe(reply.status, time.monotonic() - since)
     return _response(reply)
 
 
