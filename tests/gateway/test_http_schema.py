@@ -24,7 +24,7 @@ from tests.gateway.http_engine import LocalEngine, Server, serving
 SCHEMA = schemathesis.openapi.from_dict(describe(OPERATIONS))
 
 
-@schemathesis.serializer("application/x-ndjson", "text/csv")  # type: ignore[untyped-decorator,unused-ignore]
+@schemathesis.serializer("application/x-ndjson", "text/csv")
 def send_text(context: object, value: object) -> bytes:
     """A file is sent as it was made up."""
     return value if isinstance(value, bytes) else str(value).encode(errors="replace")
