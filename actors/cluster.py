@@ -128,12 +128,12 @@ class Cluster:
     async def start(self, address: str | None, run_dir: Path) -> None:
         """Join the cluster at `address`, or start one on this machine. Raises ClusterError."""
         self._address, self._run_dir = address, run_dir
-        await self._call(self._start)
+        await self._begin()
 
     async def stop(self) -> None:
         """Ray is down, and no process of it is left on this machine."""
         self.note_processes()
-        await self._call(self._stop)
+        await self._finish()
         self._thread.shutdown()
         await self._end_ours()
 
@@ -173,10 +173,18 @@ class Cluster:
                 self.restarts += 1
                 self.note_processes()
                 await end([each for each in self._ours if Path(each.program).name != _GCS])
-                await self._call(self._stop)
+                await self._finish()
                 await self._end_ours()
-                await self._call(self._start)
+                await self._begin()
                 await started_anew()
+
+    async def _begin(self) -> None:
+        await self._call(self._start)
+        take_back_signals()
+
+    async def _finish(self) -> None:
+        await self._call(self._stop)
+        take_back_signals()
 
     def note_processes(self) -> None:
         """Remember all of Ray's processes on this machine, so that nobody is left behind."""
@@ -273,6 +281,18 @@ def _without_monitors() -> Iterator[None]:
         yield
     finally:
         ray_parameter.RayParams = whole  # type: ignore[misc] # as it was
+
+
+def take_back_signals() -> None:
+    """SIGTERM is for whoever handles it in Python.
+
+    Ray puts a handler of its own in front, which aborts the process three seconds after a SIGTERM;
+    and when it shuts down, it leaves the default behind.
+    """
+    if threading.current_thread() is threading.main_thread():
+        handler = signal.getsignal(signal.SIGTERM)
+        if handler is not None:
+            signal.signal(signal.SIGTERM, handler)
 
 
 def descendants(roots: Iterable[Identity]) -> list[Identity]:
