@@ -21,21 +21,17 @@ else that a caller can invent, so the number of series is bounded.
 | `onhand_router_searches_total` `_shed_total` | lookups of a home; commands refused for load |
 | `onhand_scrape_hosts_silent` | 1 if the hosts' counters could not be had for this scrape |
 
-What a host samples appears under its own names, prefixed and labelled with `host`.
+What a host samples (`actors.statistics`) appears under the names it has there, labelled `host`.
 """
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
+from math import inf
 from typing import Final
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.metrics_core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
+from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from engine.messages import Histogram, Sample, Statistics
@@ -56,6 +52,34 @@ HELP: Final = {
     "http_connections_refused": "Connections beyond the limit.",
     "http_malformed": "Requests that were not HTTP, too large or too slow.",
     "import_rows": "Imported rows.",
+    "router_answers": "Answers of hosts, or for want of them of the router.",
+    "router_in_flight": "Commands without an answer.",
+    "router_waiting": "Commands that have not been sent yet.",
+    "router_links_up": "Links to hosts that are up.",
+    "router_map_version": "Version of the map of shards.",
+    "router_frames": "Frames sent to hosts.",
+    "router_commands_sent": "Commands sent to hosts, repetitions included.",
+    "router_resends": "Commands sent again.",
+    "router_searches": "Reservations whose home had to be looked for.",
+    "router_shed": "Commands refused for load.",
+    "router_homes_remembered": "Homes of reservations that are remembered.",
+    "journal_appends": "Records appended.",
+    "journal_appended_bytes": "Bytes of those records.",
+    "journal_barriers": "Reads that proved ownership instead of an append.",
+    "journal_append_seconds": "From sending a record to its acknowledgement.",
+    "journal_memory_ratio": "Used part of the memory that Redis may use.",
+    "journal_retries": "Operations of the journal that were tried again.",
+    "journal_resent": "Records sent again after Redis went back in time.",
+    "batch_events": "Events of one batch.",
+    "commands": "Commands that were answered.",
+    "queued_commands": "Commands that wait for a batch.",
+    "in_flight_commands": "Commands whose batch is being journaled.",
+    "skus": "SKUs that have stock.",
+    "shortfalls": "Locations where more is promised than there is.",
+    "remembered": "Reservations and keys of movements that are remembered.",
+    "shards": "Shards by phase.",
+    "reservations": "Reservations by state.",
+    "snapshots": "Snapshots taken.",
     "scrape_hosts_silent": "1 if the hosts' counters could not be had for this scrape.",
 }
 
@@ -91,20 +115,22 @@ class EdgeCounters:
     def samples(self) -> list[Sample]:
         """All of it, as it stands."""
         found = [
-            Sample("http_requests_in_flight", [], self.in_flight),
-            Sample("http_connections", [], self.connections),
-            Sample("http_connections_refused_total", [], self.connections_refused),
-            Sample("http_malformed_total", [], self.malformed),
+            Sample("onhand_http_requests_in_flight", [], self.in_flight),
+            Sample("onhand_http_connections", [], self.connections),
+            Sample("onhand_http_connections_refused_total", [], self.connections_refused),
+            Sample("onhand_http_malformed_total", [], self.malformed),
         ]
         for outcome, rows in self.rows.items():
-            found.append(Sample("import_rows_total", [("outcome", outcome)], rows))
+            found.append(Sample("onhand_import_rows_total", [("outcome", outcome)], rows))
         for name, counters in self.operations.items():
             labels = [("operation", name)]
             for code, count in sorted(counters.codes.items()):
-                found.append(Sample("http_requests_total", [*labels, ("code", str(code))], count))
+                found.append(
+                    Sample("onhand_http_requests_total", [*labels, ("code", str(code))], count)
+                )
             if counters.codes:
                 latency = Histogram([*BOUNDS_SECONDS], [*counters.counts], counters.seconds)
-                found.append(Sample("http_request_duration_seconds", labels, latency))
+                found.append(Sample("onhand_http_request_duration_seconds", labels, latency))
         return found
 
 
@@ -115,7 +141,7 @@ def render(
     hosts: list[tuple[str, Statistics]] | None,
 ) -> tuple[bytes, str]:
     """The page, and its media type as `accept` prefers it; `hosts` None = they were silent."""
-    samples = [*gateway, Sample("scrape_hosts_silent", [], float(hosts is None))]
+    samples = [*gateway, Sample("onhand_scrape_hosts_silent", [], float(hosts is None))]
     samples += _router_samples(router)
     for host, statistics in hosts or []:
         for sample in statistics.samples:
@@ -132,9 +158,9 @@ def _router_samples(statistics: RouterStatistics) -> Iterator[Sample]:
         if name == "answers":
             for status, count in statistics.answers.items():
                 labels = [("status", status.name.lower())]
-                yield Sample("router_answers_total", labels, count)
+                yield Sample("onhand_router_answers_total", labels, count)
         else:
-            yield Sample(f"router_{name}{'' if name in _NOW else '_total'}", [], value)
+            yield Sample(f"onhand_router_{name}{'' if name in _NOW else '_total'}", [], value)
 
 
 class _Scrape(Collector):
@@ -146,7 +172,7 @@ class _Scrape(Collector):
     def collect(self) -> Iterator[Metric]:
         families: dict[str, Metric] = {}
         for sample in self._samples:
-            name = sample.name.removesuffix("_total")
+            name = sample.name.removeprefix(PREFIX).removesuffix("_total")
             family = families.get(name)
             if family is None:
                 family = families[name] = _family(name, sample)
@@ -155,29 +181,23 @@ class _Scrape(Collector):
 
 
 def _family(name: str, sample: Sample) -> Metric:
-    full, text = PREFIX + name.removeprefix(PREFIX), HELP.get(name, name.replace("_", " "))
-    labels = [label for label, _ in sample.labels]
+    text = HELP.get(name, f"{name.replace('_', ' ').capitalize()}.")
+    kind = "counter" if sample.name.endswith("_total") else "gauge"
     if isinstance(sample.value, Histogram):
-        return HistogramMetricFamily(full, text, labels=labels)
-    if sample.name.endswith("_total"):
-        return CounterMetricFamily(full, text, labels=labels)
-    return GaugeMetricFamily(full, text, labels=labels)
+        kind = "histogram"
+    return Metric(PREFIX + name, text, kind)
 
 
 def _add(family: Metric, sample: Sample) -> None:
-    values = [value for _, value in sample.labels]
-    reading = sample.value
-    if isinstance(family, HistogramMetricFamily) and isinstance(reading, Histogram):
-        family.add_metric(values, _buckets(reading), reading.total)
-    elif isinstance(family, CounterMetricFamily | GaugeMetricFamily):
-        assert not isinstance(reading, Histogram), sample.name
-        family.add_metric(values, reading)
-
-
-def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
-    """Cumulative counts, as Prometheus wants them."""
-    total, buckets = 0, []
-    for bound, count in zip([*histogram.bounds, float("inf")], histogram.counts, strict=True):
+    labels, reading = dict(sample.labels), sample.value
+    if not isinstance(reading, Histogram):
+        suffix = "_total" if family.type == "counter" else ""
+        family.add_sample(family.name + suffix, labels, reading)
+        return
+    total = 0
+    for bound, count in zip([*reading.bounds, inf], reading.counts, strict=True):
         total += count
-        buckets.append(("+Inf" if bound == float("inf") else repr(bound), float(total)))
-    return buckets
+        le = "+Inf" if bound == inf else repr(bound)
+        family.add_sample(f"{family.name}_bucket", labels | {"le": le}, total)
+    family.add_sample(f"{family.name}_count", labels, total)
+    family.add_sample(f"{family.name}_sum", labels, reading.total)
