@@ -76,7 +76,12 @@ class Caller:
         if not self._link.up:
             raise CallerError(f"{self._link.address} closed the connection")
         done: asyncio.Future[Response | None] = asyncio.get_running_loop().create_future()
-        self._link.send(commands, limits.DEADLINE_MS_MAX, done.set_result)
+
+        def settle(response: Response | None) -> None:
+            if not done.done():  # whoever asked may have left
+                done.set_result(response)
+
+        self._link.send(commands, limits.DEADLINE_MS_MAX, settle)
         response = await done
         if response is None:
             raise CallerError(f"{self._link.address} closed the connection")

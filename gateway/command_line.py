@@ -18,6 +18,7 @@ from actors.keys import KeysError
 from gateway import command_line_bench, command_line_engine, command_line_server
 from gateway.command_line_engine import FailedError, UsageError
 from gateway.http_client import UnreachableError
+from gateway.place import PlaceError
 
 OK: Final = 0
 FAILED: Final = 1
@@ -56,7 +57,7 @@ def run(arguments: Sequence[str]) -> int:
         status = make_app()(list(arguments))
     except (CycloptsError, UsageError) as error:
         return complain(str(error), USAGE)
-    except (FailedError, KeysError, UnreachableError) as error:
+    except (FailedError, KeysError, PlaceError, UnreachableError) as error:
         return complain(str(error), FAILED)
     except KeyboardInterrupt:
         return INTERRUPTED

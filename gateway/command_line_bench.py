@@ -1,11 +1,8 @@
 """`onhand bench`: the benchmark, loaded by nobody else and only when it runs."""
 
-import platform
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from cyclopts import App, Parameter
@@ -13,11 +10,8 @@ from rich.console import Console
 
 from actors.config import Fsync, Settings
 from gateway.command_line_engine import Engine, FailedError, UsageError
-from gateway.command_line_server import DEFAULTS, place_of, run_to_end, settings_of
-
-if TYPE_CHECKING:
-    from bench.options import Options, Target
-    from bench.report import Report
+from gateway.command_line_server import DEFAULTS, run_to_end, settings_of
+from gateway.place import PlaceError
 
 AUDIT_FAILED: Final = 3
 
@@ -113,6 +107,12 @@ class Engines:
     fsync: Fsync = DEFAULTS.fsync
     redis_binary: Path | None = None
 
+    def address(self) -> str | None:
+        """Of the engine that runs already, if one is named."""
+        if self.url is None and self.port is None:
+            return None
+        return Engine(self.port or DEFAULTS.port, self.url, self.key).client().url
+
     def settings(self) -> Settings:
         return settings_of(
             hosts=self.hosts, shards=self.shards, gateways=self.gateways, fsync=self.fsync
@@ -147,10 +147,8 @@ def run(
     json
         Print the result as JSON; progress goes to stderr.
     """
-    from bench.caller import CallerError
     from bench.options import BenchError, Options
     from bench.report import render
-    from gateway.up import UpError
 
     options = Options(scenario=scenario, **vars(load))
     try:
@@ -159,10 +157,7 @@ def run(
         raise UsageError(str(error)) from error
     if engines.redis_binary is not None and not engines.redis_binary.is_file():
         raise UsageError(f"--redis-binary: there is no {engines.redis_binary}")
-    try:
-        report = run_to_end(_run(options, engines, Console(stderr=json)))
-    except (BenchError, CallerError, UpError) as error:
-        raise FailedError(str(error)) from error
+    report = _measure(options, engines, Console(stderr=json))
     document = msgspec.json.format(msgspec.json.encode(report), indent=2)
     if output is not None:
         output.write_bytes(document + b"\n")
@@ -173,67 +168,32 @@ def run(
     return 0 if report.audit is None or report.audit.passed else AUDIT_FAILED
 
 
-async def _run(options: "Options", engines: Engines, console: Console) -> "Report":
+def _measure(options: Any, engines: Engines, console: Console) -> Any:
+    """The report. The benchmark's types are not known here before it is loaded."""
+    from bench.caller import CallerError
+    from bench.options import BenchError
+    from bench.report import Report
     from bench.run import run as measure
     from bench.screen import screen
+    from bench.target import Where, target
+    from gateway.up import UpError
 
-    async with _target(engines) as target:
-        with screen(console) as shown:
-            return await measure(options, target, shown.show)
+    async def measured() -> Report:
+        where = Where(
+            echo=engines.echo,
+            url=engines.address(),
+            key=engines.key,
+            settings=engines.settings(),
+            redis_binary=engines.redis_binary,
+        )
+        async with target(where) as found:
+            with screen(console) as shown:
+                return await measure(options, found, shown.show)
 
-
-@asynccontextmanager
-async def _target(engines: Engines) -> AsyncIterator["Target"]:
-    """What the options name, or an engine that is started for this run."""
-    from bench.ceiling import echo
-
-    if engines.echo:
-        async with echo() as target:
-            yield target
-    elif engines.port is not None or engines.url is not None:
-        yield _running(Engine(engines.port or DEFAULTS.port, engines.url, engines.key))
-    else:
-        async with _started(engines) as target:
-            yield target
-
-
-def _running(engine: Engine) -> "Target":
-    from bench.options import Target
-
-    place, status = place_of(engine), engine.client().get("/v1/status").body
-    here = platform.node()
-    pids = {
-        role: [each["pid"] for each in status[role] if each["node"] == here]
-        for role in ("hosts", "gateways")
-    }
-    about = {
-        "url": place.url,
-        "hosts": str(len(status["hosts"])),
-        "gateways": str(len(status["gateways"])),
-        "shards": str(status["shards"]),
-    }
-    return Target(url=place.url, binary=place.binary, key=place.key, pids=pids, about=about)
-
-
-@asynccontextmanager
-async def _started(engines: Engines) -> AsyncIterator["Target"]:
-    from bench.options import Target
-    from gateway.temporary import temporary_engine
-
-    async with temporary_engine(engines.settings(), engines.redis_binary) as engine:
-        server = engines.redis_binary.name if engines.redis_binary else "embedded Valkey"
-        about = {
-            "journal": server,
-            "fsync": engines.fsync,
-            "hosts": str(engines.hosts),
-            "gateways": str(engines.gateways),
-            "shards": str(engines.shards),
-        }
-        found = engine.running
-        yield Target(url=found.http, binary=found.binary, pids=engine.pids(), about=about)
-    if engine.left:
-        pids = ", ".join(str(process.pid) for process in engine.left)
-        raise FailedError(f"the engine left processes running: {pids}")
+    try:
+        return run_to_end(measured())
+    except (BenchError, CallerError, PlaceError, UpError) as error:
+        raise FailedError(str(error)) from error
 
 
 def register(app: App) -> None:

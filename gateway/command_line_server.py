@@ -23,9 +23,10 @@ from actors.data_directory import DataDirectory
 from actors.keys import Key, KeyFile
 from engine import limits
 from gateway.command_line_engine import Engine, FailedError, UsageError, say_json, show, table
+from gateway.place import Place, find_place
 
 if TYPE_CHECKING:
-    from gateway.demo import Place, Sale, SaleReport
+    from gateway.demo import Sale, SaleReport
     from gateway.up import Running
 
 DEFAULTS: Final = Settings()
@@ -77,57 +78,8 @@ def run_to_end(work: Coroutine[Any, Any, _Result]) -> _Result:
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Windows:
-    """How long things are remembered, in seconds.
-
-    Parameters
-    ----------
-    finished_window
-        Reservations that were released, expired or wholly cancelled.
-    returns_window
-        Shipped reservations, so that what comes back can be restocked.
-    keys_window
-        Keys of movements.
-    grace
-        After a restart, deadlines that fell into the downtime move by at most this.
-    """
-
-    finished_window: int = limits.FINISHED_WINDOW_US // limits.SECOND_US
-    returns_window: int = limits.RETURNS_WINDOW_US // limits.SECOND_US
-    keys_window: int = limits.KEYS_WINDOW_US // limits.SECOND_US
-    grace: int = limits.GRACE_US // limits.SECOND_US
-
-    def settings(self) -> dict[str, int]:
-        return {
-            f"{name}_us": getattr(self, name) * limits.SECOND_US
-            for name in ("finished_window", "returns_window", "keys_window", "grace")
-        }
-
-
-def up(
-    *,
-    port: int = DEFAULTS.port,
-    binary_port: int = DEFAULTS.binary_port,
-    bind: str = DEFAULTS.bind,
-    data_dir: Path = Path(DATA_DIR_DEFAULT),
-    redis: str | None = None,
-    hosts: int = DEFAULTS.hosts,
-    shards: int = DEFAULTS.shards,
-    gateways: int = DEFAULTS.gateways,
-    fsync: Fsync = DEFAULTS.fsync,
-    address: str | None = None,
-    maxmemory: str = f"{DEFAULTS.maxmemory_bytes >> 20}mb",
-    remembered_max: int = DEFAULTS.remembered_max,
-    windows: Windows = Windows(),  # frozen
-    require_keys: Annotated[bool, Parameter(negative=())] = False,
-    log_level: LogLevel = DEFAULTS.log_level,
-    json: Annotated[bool, Parameter(negative=())] = False,
-) -> int:
-    """Serve on this machine, in the foreground, until interrupted.
-
-    For example: on other ports, the data elsewhere, on a server of your own:
-
-        onhand up --port 9080 --binary-port 9081 --data-dir /srv/onhand --redis redis://10.0.0.5/0
+class Doors:
+    """Where it serves.
 
     Parameters
     ----------
@@ -137,49 +89,114 @@ def up(
         Of the binary protocol; 0 = any that is free.
     bind
         The address to listen on; any but a loopback one needs API keys.
-    data_dir
-        Where everything is kept.
-    redis
-        URL of the server that keeps the journal; if not given, one of our own.
+    require_keys
+        Ask for API keys on loopback as well.
+    """
+
+    port: int = DEFAULTS.port
+    binary_port: int = DEFAULTS.binary_port
+    bind: str = DEFAULTS.bind
+    require_keys: Annotated[bool, Parameter(negative=())] = False
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Shape:
+    """Of what it consists.
+
+    Parameters
+    ----------
     hosts
         Processes that own the stock.
     shards
         Parts that the stock is divided into, for good.
     gateways
         Processes that serve the two ports.
-    fsync
-        When the journal is synced to disk: before every answer, or once a second.
     address
         Of a Ray cluster that runs already.
+    """
+
+    hosts: int = DEFAULTS.hosts
+    shards: int = DEFAULTS.shards
+    gateways: int = DEFAULTS.gateways
+    address: str | None = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Memory:
+    """What it keeps, where, and for how long.
+
+    Parameters
+    ----------
+    data_dir
+        Where everything is kept.
+    redis
+        URL of the server that keeps the journal; if not given, one of our own.
+    fsync
+        When the journal is synced to disk: before every answer, or once a second.
     maxmemory
-        Of the embedded server.
+        Of the server of our own.
     remembered_max
         Reservations and keys that one shard remembers.
-    require_keys
-        Ask for API keys on loopback as well.
+    finished_window
+        Seconds for which reservations that were released, expired or cancelled are remembered.
+    returns_window
+        Seconds for which shipped ones are, so that what comes back can be restocked.
+    keys_window
+        Seconds for which keys of movements are.
+    grace
+        Seconds by which deadlines that fell into a downtime may move.
+    """
+
+    data_dir: Path = Path(DATA_DIR_DEFAULT)
+    redis: str | None = None
+    fsync: Fsync = DEFAULTS.fsync
+    maxmemory: str = f"{DEFAULTS.maxmemory_bytes >> 20}mb"
+    remembered_max: int = DEFAULTS.remembered_max
+    finished_window: int = DEFAULTS.finished_window_us // limits.SECOND_US
+    returns_window: int = DEFAULTS.returns_window_us // limits.SECOND_US
+    keys_window: int = DEFAULTS.keys_window_us // limits.SECOND_US
+    grace: int = DEFAULTS.grace_us // limits.SECOND_US
+
+    def settings(self) -> dict[str, object]:
+        """In the units of Settings."""
+        seconds = ("finished_window", "returns_window", "keys_window", "grace")
+        return {
+            **{f"{name}_us": getattr(self, name) * limits.SECOND_US for name in seconds},
+            "data_dir": str(self.data_dir),
+            "redis": self.redis,
+            "fsync": self.fsync,
+            "maxmemory_bytes": memory_bytes(self.maxmemory),
+            "remembered_max": self.remembered_max,
+        }
+
+
+def up(
+    *,
+    doors: Doors = Doors(),  # frozen
+    shape: Shape = Shape(),  # frozen
+    memory: Memory = Memory(),  # frozen
+    log_level: LogLevel = DEFAULTS.log_level,
+    json: Annotated[bool, Parameter(negative=())] = False,
+) -> int:
+    """Serve on this machine, in the foreground, until interrupted.
+
+    For example, on other ports, the data elsewhere, the journal on a server of your own:
+
+        onhand up --port 9080 --binary-port 9081 --data-dir /srv/onhand --redis redis://10.0.0.5/0
+
+    Parameters
+    ----------
+    log_level
+        Of the files in the data directory's `logs`.
     json
-        Say where it serves as JSON.
+        Say as JSON where it serves.
     """
     from gateway.up import UpError
     from gateway.up import up as serve
 
-    settings = settings_of(
-        port=port,
-        binary_port=binary_port,
-        bind=bind,
-        data_dir=str(data_dir),
-        redis=redis,
-        hosts=hosts,
-        shards=shards,
-        gateways=gateways,
-        fsync=fsync,
-        address=address,
-        maxmemory_bytes=memory_bytes(maxmemory),
-        remembered_max=remembered_max,
-        **windows.settings(),
-        require_keys=require_keys,
-        log_level=log_level,
-    )
+    settings = settings_of(**vars(doors), **vars(shape), **memory.settings(), log_level=log_level)
     try:
         uvloop.run(serve(settings, lambda engine: _say_ready(engine, json)))
     except UpError as error:
@@ -245,7 +262,7 @@ def demo(
         raise UsageError("--units, --buyers and --connections must be above 0")
     place = None
     if port is not None or url is not None:
-        place = place_of(Engine(port or DEFAULTS.port, url, key))
+        place = find_place(Engine(port or DEFAULTS.port, url, key).client(), key)
     console = Console(stderr=json)
     try:
         report, left = run_to_end(_demo(place, units, buyers, connections, console))
@@ -258,26 +275,11 @@ def demo(
     return 0 if report.passed and not left else 1
 
 
-def place_of(engine: Engine) -> "Place":
-    """Where a running engine serves. Raises FailedError if it does not say."""
-    from gateway.demo import Place
-
-    client = engine.client()
-    reply = client.get("/v1/status")
-    if not reply.ok:
-        raise FailedError(reply.refusal)
-    alive = [each for each in reply.body["gateways"] if each["alive"]]
-    if not alive:
-        raise FailedError(f"the engine at {client.url} has no gateway")
-    port = alive[0]["binary"].rpartition(":")[2]
-    return Place(client.url, f"tcp:{client.host}:{port}", engine.key)
-
-
 async def _demo(
-    place: "Place | None", units: int, buyers: int, connections: int, console: Console
+    place: Place | None, units: int, buyers: int, connections: int, console: Console
 ) -> tuple["SaleReport", list[int]]:
     """The report, and the processes that are left running though they should not be."""
-    from gateway.demo import Place, hold
+    from gateway.demo import hold
     from gateway.temporary import temporary_engine
 
     with showing(console) as shown:

@@ -41,6 +41,7 @@ from engine.messages import (
 )
 from gateway.http_types import Stock, stock_of
 from gateway.link import Link
+from gateway.place import Place
 
 LOCATION: Final = "main"
 HTTP_SHARE: Final = 10
@@ -58,14 +59,6 @@ _DONE = TypeVar("_DONE")
 
 class DemoError(Exception):
     """The sale could not be held; the message is one line for the operator."""
-
-
-class Place(msgspec.Struct, frozen=True):
-    """Where the sale is held: a running engine."""
-
-    url: str
-    binary: str
-    key: str | None = None
 
 
 class SaleReport(msgspec.Struct):
@@ -165,7 +158,12 @@ class BinaryTill:
         except TimeoutError:
             raise DemoError(f"no engine answers at {self.link.address}") from None
         done: asyncio.Future[Response | None] = asyncio.get_running_loop().create_future()
-        self.link.send([command], limits.DEADLINE_MS_DEFAULT, done.set_result)
+
+        def settle(response: Response | None) -> None:
+            if not done.done():  # whoever asked may have left
+                done.set_result(response)
+
+        self.link.send([command], limits.DEADLINE_MS_DEFAULT, settle)
         response = await done
         return Answer(Status.OUTCOME_UNKNOWN) if response is None else response.answers[0]
 

@@ -46,11 +46,9 @@ class TemporaryEngine:
             found["redis"] = [self.redis.pid]
         return found
 
-    def note(self) -> None:
-        """Remember who has been started."""
-        this = identify(os.getpid())
-        assert this is not None, "no /proc"
-        self._started = descendants([this])
+    def note(self, before: list[Identity]) -> None:
+        """Remember who has been started since `before`."""
+        self._started = [each for each in children() if each not in before]
 
     async def look(self) -> None:
         """Who of them is left, after a while."""
@@ -62,6 +60,13 @@ class TemporaryEngine:
         self.left = left
 
 
+def children() -> list[Identity]:
+    """Every process that this one has started, and those have, and so on."""
+    this = identify(os.getpid())
+    assert this is not None, "no /proc"
+    return descendants([this])
+
+
 @asynccontextmanager
 async def temporary_engine(
     settings: Settings, redis_binary: Path | None = None
@@ -70,6 +75,7 @@ async def temporary_engine(
 
     `redis_binary`: the server to keep the journal, in place of the embedded one.
     """
+    before = children()
     with tempfile.TemporaryDirectory(prefix="onhand-", ignore_cleanup_errors=True) as directory:
         settings = msgspec.structs.replace(settings, data_dir=directory, port=0, binary_port=0)
         async with AsyncExitStack() as stack:
@@ -88,5 +94,5 @@ async def temporary_engine(
             try:
                 yield engine
             finally:
-                engine.note()
+                engine.note(before)
         await engine.look()

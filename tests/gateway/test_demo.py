@@ -4,7 +4,8 @@ import pytest
 
 from bench.options import Target
 from engine.messages import Answer, Command, Commit, Reserve, Status
-from gateway.demo import DemoError, Place, Sale, SaleReport, hold
+from gateway.demo import DemoError, Sale, SaleReport, hold
+from gateway.place import Place
 from tests.bench.shelf import Shelf, serve
 
 BINARY_ONLY = 9
