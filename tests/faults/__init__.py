@@ -1,0 +1,1 @@
+"""Real processes, real faults: what was acknowledged is there exactly once, whatever was killed."""
