@@ -128,6 +128,7 @@ class Appender:
 
     async def _look(self, sent: Entry | None) -> bool:
         """See where the stream ends and bring it to where we are. Whether `sent` stands."""
+        refused: tuple[Position, str] | None = None
         while True:
             last, run_id = await self._last()
             if sent is not None and last == sent:
@@ -139,7 +140,12 @@ class Appender:
             if last.position == self.position:
                 self._run_id = run_id
                 return False
-            await self._give_back(last.position)
+            if refused == (last.position, run_id):
+                raise RegressedError(
+                    f"shard {self._shard}: what follows {last.position} is refused"
+                )
+            if not await self._give_back(last.position, run_id):
+                refused = last.position, run_id
 
     async def _last(self) -> tuple[Entry, str]:
         """The stream's last entry, and the server process that said so."""
@@ -171,16 +177,25 @@ class Appender:
         if checksum_of(last.record) != known[last.position]:
             raise FencedError(f"shard {self._shard}: another's {last.position} stands for ours")
 
-    async def _give_back(self, last: Position) -> None:
-        """Resend what the ring holds after `last`; whoever calls looks again."""
+    async def _give_back(self, last: Position, run_id: str) -> bool:
+        """Resend what the ring holds after `last` to that server process, and to no other: it may
+        end elsewhere. False if it was refused. Whoever calls looks again."""
         for entry in [each for each in self._ring if each.position > last]:
+            if self._journal.run_id != run_id:
+                break
             try:
                 await self._journal.append(self._shard, entry.position, entry.record)
-            except (BusyError, LostError, RefusedError):
-                return
+            except LostError:
+                break
+            except BusyError:
+                await asyncio.sleep(_BACKOFF_MAX)
+                break
+            except RefusedError:
+                return False
             except MissingError as error:
                 raise RegressedError(str(error)) from error
             self.resent += 1
+        return True
 
     def _acknowledged(self, entry: Entry, checksum: int) -> None:
         self.position, self.checksum = entry.position, checksum
