@@ -291,7 +291,7 @@ class Driver:
         self._answered[operation] += count
         refused = any(statuses)  # OK is 0
         if refused:
-            self._refused += count - statuses.count(Status.OK)
+            self._refused += sum(status not in ACCEPTED for status in statuses)
         if not self._begin_ns <= intended < self._end_ns:
             return
         outcomes = self._outcomes[operation]

@@ -90,7 +90,12 @@ class Generator:
         if self._closing:
             return
         slots = self._driver.lose(connection)
-        task = self._loop.create_task(self._reconnect(self._where.pop(connection), slots))
+        address = self._where.pop(connection)
+        others = [each for each, where in self._where.items() if where != address]
+        if self._plan.routes and others:  # a host is gone, and others have its shards by now
+            self._driver.add(others[slots % len(others)], slots)
+            return
+        task = self._loop.create_task(self._reconnect(address, slots))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
