@@ -108,18 +108,23 @@ class Api:
         scope = OPERATOR
         if operation.command is not None:
             scope = self._scope(headers.get(b"authorization"), peer)
-            if VERBS[operation.command] not in scope.verbs:
+            if scope is not OPERATOR and VERBS[operation.command] not in scope.verbs:
                 raise RefusedError(problems.FORBIDDEN)
-        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        coding = headers.get(b"content-encoding")
+        if coding is not None and coding.lower() != b"identity":
             raise RefusedError(problems.UNSUPPORTED_MEDIA_TYPE)
-        key = headers.get(b"idempotency-key") if operation.key is not None else None
-        if key is None and operation.key:
-            raise RefusedError(problems.INVALID, "The header Idempotency-Key is missing")
+        key = None
+        if operation.key is not None:
+            raw = headers.get(b"idempotency-key")
+            if raw is not None:
+                key = parse_idempotency_key(raw.decode("latin-1"))
+            elif operation.key:
+                raise RefusedError(problems.INVALID, "The header Idempotency-Key is missing")
         return Admission(
             scope,
             check_id(unquote(subject, "The path"), "The id in the path") if subject else "",
             parse_query(query, operation.parameters) if query else {},
-            None if key is None else parse_idempotency_key(key.decode("latin-1")),
+            key,
         )
 
     def narrow(self, command: Command, scope: Scope) -> Command:

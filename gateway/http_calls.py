@@ -99,7 +99,7 @@ def show(answer: Answer, success: int) -> Reply:
 
 
 def reserve(call: Call) -> Command:
-    body = RESERVE.decode(call.body).value
+    body = RESERVE.read(call.body)
     name = body.reservation_id or None
     if call.key is not None:
         if name not in (None, call.key):
@@ -118,7 +118,7 @@ def reserve(call: Call) -> Command:
 
 
 def commit(call: Call) -> Command:
-    body = COMMIT.decode(call.body).value
+    body = COMMIT.read(call.body)
     lines = [LineRequest(line.sku, line.quantity) for line in body.lines or ()]
     return Commit(call.subject, call.home, lines or None, body.if_available is True)
 
@@ -129,27 +129,27 @@ def release(call: Call) -> Command:
 
 
 def extend(call: Call) -> Command:
-    body = EXTEND.decode(call.body).value
+    body = EXTEND.read(call.body)
     return Extend(call.subject, body.ttl_seconds, call.home)
 
 
 def ship(call: Call) -> Command:
-    body = UNITS.decode(call.body).value
+    body = UNITS.read(call.body)
     return Ship(call.subject, call.home, _lines(body.lines or ()) or None, call.key)
 
 
 def cancel(call: Call) -> Command:
-    body = UNITS.decode(call.body).value
+    body = UNITS.read(call.body)
     return Cancel(call.subject, call.home, _lines(body.lines or ()) or None, call.key)
 
 
 def restock(call: Call) -> Command:
-    body = UNITS.decode(call.body).value
+    body = UNITS.read(call.body)
     return Restock(call.subject, call.home, _lines(body.lines or ()) or None, call.key)
 
 
 def move(call: Call) -> Command:
-    lines = MOVE.decode(call.body).value.lines
+    lines = MOVE.read(call.body).lines
     moves = [
         LineMove(line.sku, line.from_location, line.to_location, line.quantity) for line in lines
     ]
@@ -172,7 +172,7 @@ def get_stock(call: Call) -> Command:
 
 
 def set_stock(call: Call) -> Command:
-    body = SET_STOCK.decode(call.body).value
+    body = SET_STOCK.read(call.body)
     return SetStock(call.subject, body.safety_stock or {}, body.pools or {})
 
 

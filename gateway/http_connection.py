@@ -50,6 +50,8 @@ ONCE: Final = (
     b"idempotency-key",
 )
 """Headers that decide something, and so may stand only once."""
+_NO_HOST: Final = b"\0"
+"""No header can be this."""
 _log = structlog.get_logger(__name__)
 
 
@@ -69,7 +71,8 @@ class Connection(asyncio.Protocol):
         self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self._loop = asyncio.get_running_loop()
         self._peer = ""
-        self._known_host: bytes | None = None
+        self._known_host = _NO_HOST
+        """What the last Host header was, and this is a name of it."""
         self._queue: deque[Turn] = deque()
         """What is being answered, and behind it what waits."""
         self._pumping = False
@@ -202,9 +205,9 @@ class Connection(asyncio.Protocol):
             return
         self._unparsed_bytes = 0
         parser = self._parser
-        keep_alive = parser.should_keep_alive() and parser.get_http_version() == "1.1"
-        if parser.should_upgrade():
-            keep_alive = False
+        keep_alive = parser.should_keep_alive() and not parser.should_upgrade()
+        if keep_alive and parser.get_http_version() != "1.1":
+            keep_alive = False  # older clients would want to be told
         turn: Turn
         method = parser.get_method().decode("ascii")
         try:
@@ -262,10 +265,12 @@ class Connection(asyncio.Protocol):
             self._check_once()
         if self._headers_bytes + len(self._url) > limits.HEADERS_BYTES_MAX:
             raise RefusedError(problems.HEADERS_TOO_LARGE)
-        self._check_framing(headers)
+        if b"transfer-encoding" in headers or b"upgrade" in headers:
+            self._check_framing(headers)
         if not self._url.startswith(b"/"):
             self._split_url(headers)
-        self._check_names(headers)
+        if headers.get(b"host") != self._known_host or b"origin" in headers:
+            self._check_names(headers)
         raw_path, _, raw_query = self._url.partition(b"?")
         path = raw_path.decode("ascii")
         found = self.edge.api.routes.find(method, path)
@@ -309,16 +314,13 @@ class Connection(asyncio.Protocol):
 
     def _check_names(self, headers: dict[bytes, bytes]) -> None:
         host, origin = headers.get(b"host"), headers.get(b"origin")
-        if host is None:
-            if self._parser.get_http_version() == "1.1":
-                raise RefusedError(problems.MALFORMED_HTTP, "The header Host is missing")
-        elif host == self._known_host and origin is None:
-            return
+        if host is None and self._parser.get_http_version() == "1.1":
+            raise RefusedError(problems.MALFORMED_HTTP, "The header Host is missing")
         self.edge.api.check_names(
             None if host is None else host.decode("latin-1"),
             None if origin is None else origin.decode("latin-1"),
         )
-        self._known_host = host
+        self._known_host = _NO_HOST if host is None else host
 
     def _page(
         self,

@@ -4,15 +4,15 @@ JSON is decoded straight into bounded types: an integer is written as one (`1.0`
 are not), unknown fields, NaN, lone surrogates, other encodings than UTF-8 and bytes after the
 document are refused, nesting ends where the types end. msgspec does all this but one: of two equal
 keys it silently takes the last, and two readers that disagree about a request are a hole. Hence
-`decode`: a body that was sent without detours has, but for white space, the length of its own
-encoding. Where the lengths differ (an escape, a null, `-0`, or indeed a key that stands twice) a
-slower look decides. The comparison costs a third of what the decoding does.
+`decode`: nothing is shorter than a body's own encoding, and a body that was sent without detours
+is as long, but for white space. Where the lengths differ (an escape, a null, `-0`, or indeed a key
+that stands twice) a slower look decides. The comparison costs a quarter of what the decoding does.
 """
 
 import json
 import re
 from collections.abc import Collection
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Any, Final, Generic, TypeVar
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -30,13 +30,6 @@ _is_number: Final = re.compile(r"[0-9]{1,16}").fullmatch
 _structured_string: Final = re.compile(r'"((?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"').fullmatch
 
 
-class Decoded(NamedTuple, Generic[_T]):
-    """A body and its canonical bytes: the same for all ways of writing it down."""
-
-    value: _T
-    canonical: bytes
-
-
 class BodyDecoder(Generic[_T]):
     """Decodes the bodies of one call; if they are `optional`, none at all is an empty one."""
 
@@ -45,18 +38,27 @@ class BodyDecoder(Generic[_T]):
         self.optional = optional
         self._decode = msgspec.json.Decoder(body).decode
 
-    def decode(self, data: bytes) -> Decoded[_T]:
-        """Raises RefusedError if `data` is not such a body."""
+    def read(self, data: bytes) -> _T:
+        """The body that `data` is. Raises RefusedError if it is none."""
+        return self.decode(data)[0]
+
+    def decode(self, data: bytes) -> tuple[_T, bytes]:
+        """The body, and its canonical bytes: the same for all ways of writing it down.
+
+        Raises RefusedError if `data` is not such a body.
+        """
         if not data and self.optional:
-            return Decoded(self.body(), b"{}")
+            return self.body(), b"{}"
         try:
             value = self._decode(data)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise RefusedError(problems.INVALID, f"The body: {error}") from error
         canonical = _encode(value)
-        if len(canonical.translate(None, _WHITE)) != len(data.translate(None, _WHITE)):
+        if len(canonical) != len(data) and len(canonical.translate(None, _WHITE)) != len(
+            data.translate(None, _WHITE)
+        ):
             json.loads(data, object_pairs_hook=_refuse_repeated)
-        return Decoded(value, canonical)
+        return value, canonical
 
 
 def _refuse_repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

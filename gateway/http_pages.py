@@ -153,7 +153,7 @@ def _cursor(page: Page) -> tuple[int, tuple[str, str] | None]:
 
 async def put_channel(page: Page) -> Reply:
     """Every shard must take it; whoever puts it again mends what did not."""
-    body = CHANNEL.decode(await page.body()).value
+    body = CHANNEL.read(await page.body())
     locations = body.locations if isinstance(body.locations, list) else None
     policy = ChannelPolicy(
         locations, body.pools or [], body.common_stock is not False, body.buffer or 0

@@ -117,7 +117,7 @@ class JsonRows:
 
     def _row(self, record: bytes) -> Row:
         try:
-            return Row(self._number, self._decoder.decode(record).value)
+            return Row(self._number, self._decoder.read(record))
         except RefusedError as error:
             return Row(self._number, None, str(error))
 

@@ -223,12 +223,16 @@ class ChannelBody(Input):
 # --- what goes out ---------------------------------------------------------------------------
 
 
-class LocationQuantity(Struct):
+class Output(Struct, gc=False):
+    """Base of what goes out: encoded at once, never part of a cycle."""
+
+
+class LocationQuantity(Output):
     location: str
     quantity: int
 
 
-class ReservationLine(Struct):
+class ReservationLine(Output):
     """`locations` holds the line's units, shipped ones included."""
 
     sku: str
@@ -239,7 +243,7 @@ class ReservationLine(Struct):
     restocked: int
 
 
-class Reservation(Struct):
+class Reservation(Output):
     """A reservation as it stands. `home` may be sent back as ?home=."""
 
     reservation_id: str
@@ -250,7 +254,7 @@ class Reservation(Struct):
     lines: list[ReservationLine]
 
 
-class ShortfallLine(Struct):
+class ShortfallLine(Output):
     """What was asked for, and what there is."""
 
     sku: str
@@ -258,7 +262,7 @@ class ShortfallLine(Struct):
     available: int
 
 
-class LocationStock(Struct):
+class LocationStock(Output):
     location: str
     on_hand: int
     reserved: int
@@ -267,12 +271,12 @@ class LocationStock(Struct):
     available: int
 
 
-class PoolStock(Struct):
+class PoolStock(Output):
     pool: str
     quantity: int
 
 
-class Stock(Struct):
+class Stock(Output):
     """A SKU, summed over its locations and at each. available = on_hand - the three others."""
 
     sku: str
@@ -287,7 +291,7 @@ class Stock(Struct):
     pools: list[PoolStock]
 
 
-class Waterfall(Struct):
+class Waterfall(Output):
     """Why a channel may sell what it may sell."""
 
     available: int
@@ -300,7 +304,7 @@ class Waterfall(Struct):
     buffer: int
 
 
-class Availability(Struct):
+class Availability(Output):
     sku: str
     channel: str | None
     version: int
@@ -308,7 +312,7 @@ class Availability(Struct):
     waterfall: Waterfall
 
 
-class Channel(Struct):
+class Channel(Output):
     channel: str
     locations: list[str] | None
     pools: list[str]
@@ -316,7 +320,7 @@ class Channel(Struct):
     buffer: int
 
 
-class Movement(Struct):
+class Movement(Output):
     """How the SKU stands at the location after the movement."""
 
     sku: str
@@ -327,7 +331,7 @@ class Movement(Struct):
     physical_version: int
 
 
-class Shortfall(Struct):
+class Shortfall(Output):
     """`quantity` units more are promised at the location than are there."""
 
     sku: str
@@ -335,7 +339,7 @@ class Shortfall(Struct):
     quantity: int
 
 
-class Shortfalls(Struct):
+class Shortfalls(Output):
     shortfalls: list[Shortfall]
     next: str | None
     """Send it back as ?cursor= for what follows; null = that was all."""

@@ -44,7 +44,7 @@ def move_operation(move: Move) -> Operation:
     """The call, over what carries it out."""
 
     async def answer(page: "Page") -> Reply:
-        host = BODY.decode(await page.body()).value.host
+        host = BODY.read(await page.body()).host
         if not (page.subject.isascii() and page.subject.isdigit()):
             raise RefusedError(problems.INVALID, f"{page.subject} is no shard: shards are numbers.")
         shard = int(page.subject)
