@@ -21,10 +21,10 @@ from actors.journal import BusyError, Entry, LostError
 from actors.marks import Marks
 from actors.memory_journal import MemoryJournal, MemoryStore
 from actors.owner import ENDED, Owner, Ownership, Phase, Tally
-from actors.recovery import Floor
+from actors.recovery import Floor, claim
 from engine import limits
 from engine.codec import Position, Record, decode_record
-from engine.messages import Answer, Command, Head, LineRequest, Receive, Reserve, Status
+from engine.messages import Answer, Command, Head, LineRequest, Opened, Receive, Reserve, Status
 from engine.shard import Shard
 from tests.actors.servers import eventually
 
@@ -240,6 +240,13 @@ class Life:
     async def ask(self, command: Command) -> Answer:
         return await self.send(command).first()
 
+    async def go_on(self, batches: int) -> None:
+        """So many batches, one a second, each about another SKU."""
+        for number in range(batches):
+            answer = await self.ask(receive(number + 1, f"sku-{number}"))
+            assert Status.OK is answer.status
+            await asyncio.sleep(1)
+
     async def crash(self) -> None:
         """The process dies: nothing more is written, nobody is told."""
         self.journal.freeze()
@@ -252,6 +259,12 @@ class Life:
         """Leave in order."""
         self.owner.stop()
         await self.task
+
+    async def settled(self) -> Phase:
+        """Serving, or how it ended."""
+        coming_up = (Phase.CLAIMING, Phase.RECOVERING)
+        await eventually(lambda: self.owner.phase not in coming_up, 600)
+        return self.owner.phase
 
     async def ended(self) -> Phase:
         await self.task
@@ -326,9 +339,60 @@ class Trial:
     ) -> Life:
         """Start an owner, and wait until it serves."""
         life = self.begin(journal, number=number, floors=floors, settings=settings)
-        await eventually(lambda: life.owner.phase not in (Phase.CLAIMING, Phase.RECOVERING), 600)
-        assert Phase.SERVING is life.owner.phase, life.owner.reason
+        assert Phase.SERVING is await life.settled(), life.owner.reason
         return life
+
+    async def refused(
+        self,
+        journal: MemoryJournal | None = None,
+        *,
+        floors: Iterable[Floor] = (),
+        settings: Ownership | None = None,
+    ) -> str:
+        """Start an owner that must not serve: why it does not. Whoever waits for it is told."""
+        life = self.begin(journal, floors=floors, settings=settings)
+        waiting = life.send(receive(1))
+        assert Phase.FAILED is await life.settled(), life.owner.reason
+        assert [Answer(Status.SHARD_STOPPED)] == waiting.answers
+        assert Status.SHARD_STOPPED is life.send(receive(1)).status
+        return life.owner.reason
+
+    async def live(self, batches: int) -> None:
+        """A life of so many batches that ends in order."""
+        life = await self.serve()
+        await life.go_on(batches)
+        await life.stop()
+
+    async def generations(self) -> list[Position]:
+        """Several snapshots are taken and announced: the two that are kept, older first."""
+        await self.live(20)
+        kept = sorted({record.snapshot for record in self.store.records()})[-2:]
+        assert self.store.positions()[0] == kept[0]
+        return kept
+
+    async def claim(self, floors: Iterable[Floor] = ()) -> Entry:
+        """Somebody claims the shard, and is never seen again."""
+        return await claim(
+            self.journal(),
+            0,
+            shards=self.shards,
+            cluster_id="here",
+            host="elsewhere",
+            nonce=b"nonce",
+            stamp=START_SECONDS,
+            floors=floors,
+        )
+
+    @property
+    def last(self) -> Record:
+        """The record that the journal ends with."""
+        return self.store.records()[-1]
+
+    @property
+    def opened(self) -> Opened:
+        """The event with which the newest owner began to serve."""
+        events = [event for record in self.store.records() for event in record.events]
+        return [event for event in events if isinstance(event, Opened)][-1]
 
     def lived(self, number: int = 0) -> bytes:
         """The digest of all that was ever appended."""

@@ -1,0 +1,88 @@
+"""A request waits for all of its answers, and is answered once."""
+
+import pytest
+
+from actors.pending import NOT_DONE, OUTCOME_UNKNOWN, Gathered, Pending
+from engine.messages import Answer, Detail, Head, Homes, Response, Status
+
+OK = Answer(Status.OK)
+MOVED = Answer(Status.MOVED)
+
+
+@pytest.fixture
+def sent() -> list[Response]:
+    return []
+
+
+def pending(sent: list[Response], commands: int) -> Pending:
+    return Pending(7, commands, 1.5, sent.append)
+
+
+def test_the_response_leaves_with_the_last_answer(sent: list[Response]) -> None:
+    """Answers come in any order and leave in that of the commands, all at once."""
+    request = pending(sent, 3)
+    request.answer(2, MOVED)
+    request.answer(0, OK)
+    assert [] == sent
+    request.answer(1, NOT_DONE)
+
+    assert [Response(7, [OK, NOT_DONE, MOVED])] == sent
+
+
+def test_the_first_answer_counts(sent: list[Response]) -> None:
+    """What comes after the deadline's answer changes nothing, and is not sent again."""
+    request = pending(sent, 2)
+    request.answer(0, OUTCOME_UNKNOWN)
+    request.answer(0, OK, Head(0, 1, 2))
+    assert [] == sent
+    request.answer(1, OK)
+    request.answer(1, MOVED)
+
+    assert [Response(7, [OUTCOME_UNKNOWN, OK])] == sent
+
+
+def test_each_head_is_told_once(sent: list[Response]) -> None:
+    """Commands of one batch rest on one record; those of other shards on theirs."""
+    request = pending(sent, 4)
+    request.answer(0, OK, Head(0, 1, 2))
+    request.answer(1, OK, Head(0, 1, 2))
+    request.answer(2, OK, Head(1, 1, 2))
+    request.answer(3, OK)
+
+    assert [Head(0, 1, 2), Head(1, 1, 2)] == sent[0].heads
+
+
+def test_answers_of_shards_are_gathered_into_one(sent: list[Response]) -> None:
+    """One command that is put to several shards has one answer, made of all of theirs."""
+
+    def combine(answers: list[Answer]) -> Answer:
+        return Answer(Status.OK, Detail(",".join(answer.status.name for answer in answers)))
+
+    request = pending(sent, 2)
+    gathered = Gathered(request, 1, 3, combine)
+    request.answer(0, OK)
+    gathered.answer(4, OK)
+    gathered.answer(9, NOT_DONE)
+    gathered.answer(9, OK)
+    assert [] == sent
+    gathered.answer(5, MOVED, Head(5, 1, 2))
+
+    assert [Answer(Status.OK, Detail("OK,NOT_DONE,MOVED"))] == sent[0].answers[1:]
+    assert [Head(5, 1, 2)] == sent[0].heads
+
+
+def test_gathering_is_done_once(sent: list[Response]) -> None:
+    """A shard that answers again after all have does not answer the request again."""
+    gathered = Gathered(pending(sent, 1), 0, 1, lambda answers: answers[0])
+    gathered.answer(0, Answer(Status.OK, Homes([0], [0])))
+    gathered.answer(0, OUTCOME_UNKNOWN)
+
+    assert [Response(7, [Answer(Status.OK, Homes([0], [0]))])] == sent
+
+
+def test_gathering_ends_with_the_request() -> None:
+    """All who are asked on behalf of one request have its deadline."""
+    request = pending([], 1)
+
+    assert 1.5 == request.deadline
+    assert 1.5 == Gathered(request, 0, 2, lambda answers: answers[0]).deadline
