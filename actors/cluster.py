@@ -37,6 +37,7 @@ import ray.exceptions
 import structlog
 import uvloop
 from ray.actor import ActorHandle
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.control import Join, Kind
 from actors.data_directory import end
@@ -142,7 +143,7 @@ class Cluster:
 
         Returns when it has started for the first time. Raises ClusterError.
         """
-        started = await self._call(lambda: self._place(self._programs[kind], name))
+        started = await self._call(lambda: self._place(kind, name))
         try:
             await asyncio.wrap_future(started)
         except ray.exceptions.RayError as error:
@@ -244,16 +245,18 @@ class Cluster:
         self._actors.clear()
         ray.shutdown()
 
-    def _place(self, make: MakeProgram, name: str) -> Future[Any]:
+    def _place(self, kind: Kind, name: str) -> Future[Any]:
+        """Hosts are spread over the machines; gateways are where their ports were promised."""
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         actor = ray.remote(Process).options(
             name=name,
             num_cpus=0,
             max_restarts=-1,
             max_task_retries=0,
-            scheduling_strategy="SPREAD",
+            scheduling_strategy=here if kind is Kind.GATEWAY else "SPREAD",
         )
         settings, control = self.arguments
-        handle = actor.remote(make, settings, name, control)
+        handle = actor.remote(self._programs[kind], settings, name, control)
         assert isinstance(handle, ActorHandle), "nothing is bound lazily"
         self._actors[name] = handle
         started: Future[Any] = handle.__ray_ready__.remote().future()

@@ -191,7 +191,7 @@ class Authenticator:
         self._path = path
         self._clock = clock
         self._keyless = not settings.require_keys
-        self._keyless_tcp = self._keyless and settings.is_loopback and settings.address is None
+        self._keyless_tcp = self._keyless and settings.is_loopback
         self._internal = settings.control_token.encode()
         self._keys: dict[str, Key] = {}
         self._seen: tuple[int, int, int] | None = None

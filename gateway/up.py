@@ -43,6 +43,7 @@ READY_SECONDS: Final = 60.0
 """Without progress; a long recovery may take as long as it needs."""
 JOURNAL_SECONDS: Final = 3.0
 
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 _OPERATORS_ERRORS: Final = (
     ClusterError,
     DataDirectoryError,
@@ -92,7 +93,6 @@ async def up(
     programs: Programs = PROGRAMS,
 ) -> None:
     """Run the engine until SIGINT or SIGTERM. Raises UpError."""
-    loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     starting: asyncio.Task[object] | None = asyncio.current_task()
 
@@ -101,11 +101,11 @@ async def up(
         if starting is not None:
             starting.cancel()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, interrupt)
+    _on_signals(interrupt)
     warnings = warn_on_stderr()
     try:
         async with running(settings, programs=programs) as engine:
+            _on_signals(interrupt)  # once more: Ray has put a handler of its own before ours
             starting = None
             if ready is not None:
                 ready(engine)
@@ -115,8 +115,15 @@ async def up(
             raise
     finally:
         close_logs(warnings)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
+        for number in _SIGNALS:
+            asyncio.get_running_loop().remove_signal_handler(number)
+
+
+def _on_signals(action: Callable[[], None]) -> None:
+    loop = asyncio.get_running_loop()
+    for number in _SIGNALS:
+        loop.remove_signal_handler(number)
+        loop.add_signal_handler(number, action)
 
 
 @asynccontextmanager

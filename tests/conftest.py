@@ -9,6 +9,7 @@ import uvloop
 ON_BOTH = {
     "test_binary_server.py",
     "test_client.py",
+    "test_control.py",
     "test_http_connection.py",
     "test_link.py",
     "test_router.py",
