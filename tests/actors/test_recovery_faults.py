@@ -12,7 +12,8 @@ from engine.codec import START, Position, checksum_of, encode_record
 from engine.messages import GetStock, Opened, Received, Status, StockView
 from engine.snapshot import chunk_name
 from tests.actors.servers import eventually
-from tests.actors.trial import REQUEST, (
+from tests.actors.trial import (
+    REQUEST,
     Trial,
     timeless,
 )
