@@ -81,6 +81,19 @@ TRANSITIONS: Final[dict[tuple[State, str], State | Status]] = {
 }
 
 
+_OUTCOMES: Final = {
+    verb: [TRANSITIONS.get((State(number), verb)) if number else None for number in range(5)]
+    for _, verb in TRANSITIONS
+}
+
+
+def outcome(state: State, verb: str) -> State | Status:
+    """What `verb` makes of `state`, by TRANSITIONS."""
+    found = _OUTCOMES[verb][state]
+    assert found is not None
+    return found
+
+
 class Reservation(Message):
     """As it is remembered. `state` stays the first field: `is_reserved` reads it where it lies."""
 

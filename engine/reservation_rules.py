@@ -56,7 +56,7 @@ from engine.messages import (
     UnitsMoved,
 )
 from engine.placement import shard_of
-from engine.reservation import TRANSITIONS, Reservation, Units
+from engine.reservation import Reservation, Units
 from engine.stock import SkuStock, Sourcing
 
 _PLAIN_MAX: Final = 10_000
@@ -404,7 +404,7 @@ class ReservationRules:
 
     def _refusal(self, name: str, found: Reservation, verb: str) -> Answer | None:
         """Why `verb` does nothing to the reservation as it stands; None if it may."""
-        outcome = TRANSITIONS[found.state, verb]
+        outcome = holds.outcome(found.state, verb)
         if isinstance(outcome, State):
             return None
         if outcome is Status.REPLAYED:

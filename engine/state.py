@@ -100,8 +100,8 @@ class ShardState:
         self.shortfalls: dict[tuple[str, str], int] = {}
         self.changed_shortfalls: list[tuple[SkuStock, str]] = []
         """Locations whose shortfall is not what was last made known."""
-        self.counts = dict.fromkeys(State, 0)
-        """Reservations by state, those in memory."""
+        self.counts = [0] * (max(State) + 1)
+        """Reservations in memory, by state. A list: hashing a member of an enumeration is slow."""
         self.cluster_id = ""
         self.shards = 0
         self.hash = ""
