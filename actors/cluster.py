@@ -49,6 +49,8 @@ WATCH_SECONDS: Final = 0.5
 COLLECTOR_THRESHOLDS: Final = (50_000, 20, 100)
 _SYSTEM_CONFIG: Final = {
     "worker_niceness": 0,  # Ray's default would give way to everything else on the machine
+    "worker_oom_score_adjustment": 0,  # nor be the first to go when memory is short
+    "memory_monitor_refresh_ms": 0,  # a host that Ray kills would need as much memory elsewhere
     "enable_metrics_collection": False,
 }
 _ROOT: Final = str(Path(__file__).parent.parent)

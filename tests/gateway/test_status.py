@@ -1,0 +1,26 @@
+"""What operators see of the map: every process, and whose shards are served."""
+
+from actors.control import Kind, Map, MemberView, Route
+from gateway.status import FailedShard, GatewayEntry, HostEntry, StatusReport, report
+
+
+def test_hosts_gateways_and_failures_each_have_their_place() -> None:
+    """A host lists what it was given, and the epochs of what it serves; a dead one is shown."""
+    one = MemberView(Kind.HOST, "host-1", 7, "node", "unix:/1", "", True, [0, 2])
+    two = MemberView(Kind.HOST, "host-2", 8, "node", "unix:/2", "", False, [])
+    edge = MemberView(Kind.GATEWAY, "gateway-1", 9, "node", "tcp:b", "tcp:h", True, [])
+    routes = [Route(0, 5, "host-1", "unix:/1")]
+
+    found = report(Map(3, 3, routes, [one, edge, two], {1: "a gap"}))
+
+    assert found == StatusReport(
+        version=3,
+        shards=3,
+        served=1,
+        hosts=[
+            HostEntry("host-1", 7, "node", "unix:/1", True, [0, 2], {"0": 5}),
+            HostEntry("host-2", 8, "node", "unix:/2", False, [], {}),
+        ],
+        gateways=[GatewayEntry("gateway-1", 9, "node", "tcp:h", "tcp:b", True)],
+        failed=[FailedShard(1, "a gap")],
+    )
