@@ -129,7 +129,7 @@ def operations(results: Sequence[Result]) -> list[Operation]:
 def render(report: Report) -> RenderableType:
     """Everything that fits a terminal."""
     parts: list[RenderableType] = [_environment(report), _load(report), _operations(report)]
-    parts += [_cpu(report)]
+    parts += [_outcomes(report), _cpu(report)]
     if report.metrics:
         parts += [_metrics(report)]
     parts += [_audit(report.audit)] if report.audit else []
@@ -178,18 +178,26 @@ def _load(report: Report) -> Table:
 
 
 def _operations(report: Report) -> Table:
-    table = Table(title=f"Operations in {report.measured_seconds:.1f} s", title_justify="left")
-    for name in ("operation", "per second", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "max ms"):
-        table.add_column(name, justify="left" if name == "operation" else "right")
-    table.add_column("outcomes")
+    title = f"Operations in {report.measured_seconds:.1f} s; latencies in ms"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2))
+    for name in ("operation", "per second", "p50", "p90", "p99", "p99.9", "max"):
+        table.add_column(name, justify="left" if name == "operation" else "right", no_wrap=True)
     for each in report.operations:
         found = each.latency
         values = (found.p50, found.p90, found.p99, found.p999, found.max)
-        outcomes = ", ".join(f"{name} {count:,}" for name, count in sorted(each.outcomes.items()))
-        table.add_row(
-            each.name, f"{each.per_second:,.0f}", *(f"{value:.2f}" for value in values), outcomes
-        )
+        rate = f"{each.per_second:,.0f}"
+        table.add_row(each.name, rate, *(f"{value:.2f}" for value in values))
     return table
+
+
+def _outcomes(report: Report) -> Table:
+    return _grid(
+        "Outcomes",
+        [
+            (each.name, ", ".join(f"{name} {count:,}" for name, count in each.outcomes.items()))
+            for each in report.operations
+        ],
+    )
 
 
 def _cpu(report: Report) -> Table:

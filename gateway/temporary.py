@@ -6,9 +6,10 @@ which processes are still there although they should not be; it is empty, or the
 
 import asyncio
 import os
+import shutil
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +20,7 @@ from actors.config import Settings
 from actors.control import Kind
 from actors.process import Identity, identify, is_alive
 from actors.redis_server import RedisServer
-from gateway.up import Running, running
+from gateway.up import Running, UpError, running
 
 GONE_SECONDS: Final = 10.0
 _POLL_SECONDS: Final = 0.05
@@ -60,6 +61,20 @@ class TemporaryEngine:
         self.left = left
 
 
+@contextmanager
+def kept_if_it_fails() -> Iterator[str]:
+    """A temporary directory. After an UpError it stays, for its logs are what to look at."""
+    directory = tempfile.mkdtemp(prefix="onhand-temporary-")
+    try:
+        yield directory
+    except UpError:
+        raise
+    except BaseException:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
+    shutil.rmtree(directory, ignore_errors=True)
+
+
 def children() -> list[Identity]:
     """Every process that this one has started, and those have, and so on."""
     this = identify(os.getpid())
@@ -76,7 +91,7 @@ async def temporary_engine(
     `redis_binary`: the server to keep the journal, in place of the embedded one.
     """
     before = children()
-    with tempfile.TemporaryDirectory(prefix="onhand-", ignore_cleanup_errors=True) as directory:
+    with kept_if_it_fails() as directory:
         settings = msgspec.structs.replace(settings, data_dir=directory, port=0, binary_port=0)
         async with AsyncExitStack() as stack:
             server = None
