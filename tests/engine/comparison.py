@@ -20,6 +20,7 @@ from engine.messages import (
     AuditView,
     Claimed,
     Command,
+    Committed,
     Counted,
     Event,
     Genesis,
@@ -31,6 +32,7 @@ from engine.messages import (
     Opened,
     Received,
     ReservationView,
+    Reserved,
     Restocked,
     Shipped,
     ShortfallChanged,
@@ -268,6 +270,6 @@ def ledger(events: list[Event]) -> Counter[tuple[str, str]]:
                     place = units.to_location or units.location
                     sums[sku, place] += units.quantity * (-1 if isinstance(event, Shipped) else 1)
             case _:
-                if taken := getattr(event, "lines", None):
-                    lines[event.reservation_id] = [line.sku for line in taken]  # type: ignore[union-attr]
+                if isinstance(event, Reserved | Committed) and event.lines is not None:
+                    lines[event.reservation_id] = [line.sku for line in event.lines]
     return sums

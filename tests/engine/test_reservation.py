@@ -23,7 +23,9 @@ from engine.messages import (
     State,
     Status,
 )
+from engine.placement import shard_of
 from engine.reservation import TRANSITIONS
+from engine.shard import Shard
 from tests.engine.shop import Shop, line, reserve
 
 REPLAYED, ILLEGAL = Status.REPLAYED, Status.ILLEGAL_TRANSITION
@@ -325,3 +327,41 @@ def test_a_late_commit_keeps_its_lines() -> None:
     shop.ok(Commit("cart", if_available=True))
 
     assert [[("north", 1)], [("north", 2)]] == shop.places("cart")
+
+
+def test_when_memory_is_full_new_work_is_refused() -> None:
+    """Nothing is forgotten early: what is known goes on, what would be new has to wait."""
+    shop = Shop(north=9)
+    shop.shard = Shard(0, 1, remembered_max=2)
+    shop.shard.begin(shop.now)
+    shop.ok(Receive("apple", "north", 9))
+    shop.ok(reserve("first", line("apple", 1)))
+    shop.ok(reserve("second", line("apple", 1)))
+
+    third = reserve("third", line("apple", 1))
+    assert Status.MEMORY_FULL == shop.status(third)
+    assert Status.MEMORY_FULL == shop.status(Receive("apple", "north", 1, key="k"))
+    assert REPLAYED == shop.status(reserve("first", line("apple", 1)))
+    shop.ok(Commit("first"))
+    shop.ok(Release("second"))
+    assert Status.MEMORY_FULL == shop.status(third)
+    shop.wait_us(limits.FINISHED_WINDOW_US)
+    shop.ok(Receive("apple", "north", 1))
+    shop.wait(1)
+    shop.ok(third)
+
+
+def test_lines_of_other_shards_are_refused() -> None:
+    """A reservation lives in one shard; lines of another have to be asked for there."""
+    shop = Shop()
+    skus = [str(number) for number in range(20)]
+    ours = [sku for sku in skus if shard_of(sku, 2) == 0]
+    theirs = [sku for sku in skus if shard_of(sku, 2) == 1]
+    shop.shard = Shard(0, 2)
+    shop.shard.begin(shop.now)
+    shop.ok(Receive(ours[0], "north", 5))
+
+    assert Status.LINES_SPAN_SHARDS == shop.status(
+        reserve("cart", line(ours[0], 1), line(theirs[0], 1))
+    )
+    shop.ok(reserve("cart", line(ours[0], 1)))
