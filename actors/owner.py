@@ -274,7 +274,8 @@ class Owner:
         self.snapshotter = Snapshotter(
             self._journal, self.shard, self.appender, found.generations, self.poke
         )
-        self.snapshotter.clean_up()
+        self.snapshotter.note(found.events, found.written)
+        self.snapshotter.clean_up(found.begun)
         stamp = self._clock.now()
         event = opened(
             found,

@@ -31,7 +31,7 @@ from engine.codec import (
     decode_record,
     encode_record,
 )
-from engine.messages import Claimed, Event, Genesis, Opened, SnapshotTaken
+from engine.messages import Claimed, Event, Genesis, Opened, SnapshotBegun, SnapshotTaken
 from engine.placement import HASH
 from engine.shard import Shard
 from engine.snapshot import CorruptSnapshotError, SnapshotReader, chunk_name
@@ -63,6 +63,11 @@ class Recovered(NamedTuple):
     generations: list[Position]
     """The snapshots that are kept, older first; it was restored from the last."""
     records: int
+    events: int
+    written: int
+    """Bytes of the records that were replayed."""
+    begun: list[Position]
+    """Snapshots that were begun after the one it was restored from: nobody needs their chunks."""
 
 
 async def _read(
@@ -213,6 +218,7 @@ async def recover(
     """
     shard, reader = await _restore_newest(journal, make_shard, progress)
     replay = _Replay(shard, ours, list(floors), reader)
+    written = 0
     while not replay.done:
         page = await _read(journal, shard.number, replay.position, _PAGE)
         if not page:
@@ -220,6 +226,7 @@ async def recover(
         for entry in page:
             if not replay.done:
                 replay.take(decode_record(entry.record, shard.number, entry.position))
+                written += len(entry.record)
         progress(replay.records)
         await asyncio.sleep(0)
     state = shard.state
@@ -235,6 +242,9 @@ async def recover(
         replay.checksum,
         [each for each in generations if each != START],
         replay.records,
+        replay.events,
+        written,
+        replay.begun,
     )
 
 
@@ -290,7 +300,8 @@ class _Replay:
         self._cut: tuple[Position, bytes] | None = None
         self.position = START
         self.checksum = 0
-        self.records = 0
+        self.records = self.events = 0
+        self.begun: list[Position] = []
         self.done = False
         if reader is not None:
             cut, checksum = reader.position, reader.checksum
@@ -328,12 +339,15 @@ class _Replay:
         self._shard.replay(record.stamp, record.events)
         self._before = record
         self.records += 1
+        self.events += len(record.events)
         self._reach(record.position, record.checksum)
 
     def _check(self, event: Event, record: Record) -> None:
         """What an event says about the journal itself must be so."""
         if isinstance(event, Opened):
             self._check_opened(event, record)
+        if isinstance(event, SnapshotBegun):
+            self.begun.append(record.position)
         if isinstance(event, SnapshotTaken) and self._cut is not None:
             position, digest = self._cut
             if (event.epoch, event.sequence) == position and event.digest != digest:

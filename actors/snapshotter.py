@@ -1,13 +1,17 @@
 """Takes snapshots of one shard beside its batches, announces them, and then trims the journal.
 
-    due ──► cut, between two batches ──► chunks stored ──► announced in the journal, acknowledged
-                                                             │
-            two generations are kept ◄── trim to the older ◄─┘
+    due ──► begun, in the journal ──► cut, at that record ──► chunks stored
+                                                                │
+     two generations are kept ◄── trim to the older ◄── announced, acknowledged
 
 The pointer is journaled only after every chunk is stored, and the journal is trimmed only after the
 pointer is acknowledged, so there is a whole way back at every moment. The announcing record carries
-the new pointer itself. Chunks are deleted by exact name, and only those of generations below the
-older of the two that are kept.
+the new pointer itself. Whoever recovers the shard finds in the journal what was begun and not
+announced, and deletes it: nothing else knows those names.
+
+Chunks are deleted by exact name, and only those of generations below the older of the two that are
+kept. They go from the last to the first, as they came from the first to the last: those that are
+there have the numbers from 0 on at every moment, and whoever is interrupted can be followed.
 """
 
 import asyncio
@@ -21,7 +25,7 @@ from actors.appender import Appender
 from actors.journal import BusyError, Journal, LostError
 from engine import limits
 from engine.codec import START, Position
-from engine.messages import SnapshotTaken
+from engine.messages import SnapshotBegun, SnapshotTaken
 from engine.shard import Shard
 from engine.snapshot import SnapshotReader, SnapshotWriter, chunk_name
 
@@ -54,6 +58,8 @@ class Snapshotter:
         self._wanted = False
         self._run_id = ""
         """Of the server process that took the chunks of `taken`."""
+        self._begun: Position | None = None
+        """Where the record of this batch will stand, that says that a snapshot is begun there."""
         self._acknowledged: Position | None = None
         self.taken: SnapshotTaken | None = None
         """A complete snapshot that waits to be announced."""
@@ -68,39 +74,52 @@ class Snapshotter:
         """Take a snapshot soon: the journal's server is filling up."""
         self._wanted = self._wanted or self._bytes >= limits.SNAPSHOT_AT_LEAST_BYTES
 
-    def after_batch(self) -> None:
-        """Between two batches, every event acknowledged: the moment to cut."""
-        if self._acknowledged is not None:
-            self._start(self._trim(self._acknowledged))
-            self._acknowledged = None
-            return
+    def announce(self) -> SnapshotBegun | SnapshotTaken | None:
+        """The event to journal with this batch, if a snapshot is complete or due."""
+        taken, self.taken = self.taken, None
+        if taken is None:
+            return self._begin()
+        position = Position(taken.epoch, taken.sequence)
+        if self._run_id != self._journal.run_id:  # the server may have lost some of the chunks
+            self._wanted = True
+            self._start(self._delete(position, taken.chunks))
+            return None
+        self._appender.pointer = self._acknowledged = position
+        return taken
+
+    def _begin(self) -> SnapshotBegun | None:
         due = self._wanted or (
             self._bytes >= limits.SNAPSHOT_AFTER_BYTES
             or self._events >= max(limits.SNAPSHOT_AFTER_EVENTS, self._shard.state.remembered)
         )
-        if due and self._task is None and self.taken is None:
-            self._bytes = self._events = 0
-            self._wanted = False
-            appender = self._appender
-            writer = SnapshotWriter(
-                self._shard.state,
-                self._shard.number,
-                appender.position,
-                appender.checksum,
-                self._generations[-1] if self._generations else START,
-            )
-            self._start(self._store(writer, self._journal.run_id))
-
-    def announce(self) -> SnapshotTaken | None:
-        """The event to journal with this batch, if a snapshot is complete."""
-        taken, self.taken = self.taken, None
-        if taken is not None and self._run_id != self._journal.run_id:
-            self._wanted = True  # that server process may have lost the chunks
+        if not due or self._task is not None:
             return None
-        if taken is not None:
-            self._appender.pointer = Position(taken.epoch, taken.sequence)
-            self._acknowledged = self._appender.pointer
-        return taken
+        self._bytes = self._events = 0
+        self._wanted = False
+        epoch, sequence = self._appender.position
+        self._begun = Position(epoch, sequence + 1)
+        return SnapshotBegun()
+
+    def after_batch(self) -> None:
+        """Between two batches, every event acknowledged: the moment to cut, or to trim."""
+        begun, self._begun = self._begun, None
+        acknowledged, self._acknowledged = self._acknowledged, None
+        if acknowledged is not None:
+            self._start(self._trim(acknowledged))
+        elif begun == self._appender.position:
+            self._start(self._store(self._cut(), self._journal.run_id))
+        elif begun is not None:
+            self._wanted = True  # a pass stands after it
+
+    def _cut(self) -> SnapshotWriter:
+        appender = self._appender
+        return SnapshotWriter(
+            self._shard.state,
+            self._shard.number,
+            appender.position,
+            appender.checksum,
+            self._generations[-1] if self._generations else START,
+        )
 
     def cancel(self) -> None:
         """Leave off: the shard is not ours any more, or goes down."""
@@ -119,14 +138,22 @@ class Snapshotter:
         self._task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        self._task = None
+        if self._task is task:
+            self._task = None
         if not task.cancelled() and task.exception() is not None:
             _log.error("snapshot_failed", shard=self._shard.number, error=repr(task.exception()))
 
-    def clean_up(self) -> None:
-        """After a recovery: delete what the owner before had no time to delete."""
+    def clean_up(self, begun: list[Position]) -> None:
+        """After a recovery: delete what the owners before had no time to delete, and what they had
+        no time to finish."""
+        if begun or len(self._generations) == 2:
+            self._start(self._clean_up(begun))
+
+    async def _clean_up(self, begun: list[Position]) -> None:
+        for each in begun:
+            await self._delete(each, await self._count(each))
         if len(self._generations) == 2:
-            self._start(self._forget_before(self._generations[0]))
+            await self._forget_before(self._generations[0])
 
     async def _forget_before(self, older: Position) -> None:
         shard = Shard(self._shard.number, self._shard.shards)
@@ -137,7 +164,7 @@ class Snapshotter:
             reader = SnapshotReader(shard.state, shard.number, older)
             reader.feed(data)
             if reader.previous != START:
-                await self._delete(reader.previous)
+                await self._delete(reader.previous, await self._count(reader.previous))
         await self._patiently(partial(self._journal.trim, shard.number, older))
 
     async def _store(self, writer: SnapshotWriter, run_id: str) -> None:
@@ -168,7 +195,8 @@ class Snapshotter:
         """The pointer is acknowledged: keep it and the one before, and the journal back to that."""
         self._generations.append(pointer)
         while len(self._generations) > 2:
-            await self._delete(self._generations.pop(0))
+            oldest = self._generations.pop(0)
+            await self._delete(oldest, await self._count(oldest))
         older = self._generations[0]
         if len(self._generations) == 2:
             removed = await self._patiently(partial(self._journal.trim, self._shard.number, older))
@@ -176,20 +204,26 @@ class Snapshotter:
                 "journal_trimmed", shard=self._shard.number, below=str(older), records=removed
             )
 
-    async def _delete(self, generation: Position) -> None:
-        """Delete the chunks of a generation, by exact name, as far as they go."""
-        number = 0
-        while await self._remove(chunk_name(generation, number)):
-            number += 1
+    async def _delete(self, generation: Position, chunks: int) -> None:
+        """Delete the chunks of a generation by exact name, last to first."""
+        for number in reversed(range(chunks)):
+            name = chunk_name(generation, number)
+            await self._patiently(partial(self._journal.store, self._shard.number, name, None))
 
-    async def _remove(self, name: str) -> bool:
-        """Whether there was such a chunk; what was lost on the way may have removed it."""
-        lost = False
-        while True:
-            try:
-                return await self._journal.store(self._shard.number, name, None) or lost
-            except BusyError:
-                await asyncio.sleep(_BACKOFF_SECONDS)
-            except LostError:
-                lost = True
-                await asyncio.sleep(_BACKOFF_SECONDS)
+    async def _count(self, generation: Position) -> int:
+        """How many chunks there are of a generation: those from number 0 on."""
+        there, missing = 0, 1  # so many are there; so many are not
+        while await self._has(generation, missing - 1):
+            there, missing = missing, 2 * missing
+        while missing - there > 1:
+            middle = (there + missing) // 2
+            if await self._has(generation, middle - 1):
+                there = middle
+            else:
+                missing = middle
+        return there
+
+    async def _has(self, generation: Position, number: int) -> bool:
+        name = chunk_name(generation, number)
+        load = partial(self._journal.load, self._shard.number, name)
+        return await self._patiently(load) is not None

@@ -579,6 +579,11 @@ class HandedOff(Message, tag=55):
     host: str
 
 
+class SnapshotBegun(Message, tag=56):
+    """The state as of this record is being stored. Unless that is announced (`SnapshotTaken`), its
+    chunks are nobody's."""
+
+
 Event = (
     Reserved
     | Committed
@@ -603,6 +608,7 @@ Event = (
     | SnapshotTaken
     | Passed
     | HandedOff
+    | SnapshotBegun
 )
 
 

@@ -50,6 +50,7 @@ from engine.messages import (
     Restocked,
     Shipped,
     ShortfallChanged,
+    SnapshotBegun,
     SnapshotTaken,
     State,
     StockSet,
@@ -138,6 +139,7 @@ class ShardState:
             SnapshotTaken: self._nothing,
             Passed: self._nothing,
             HandedOff: self._nothing,
+            SnapshotBegun: self._nothing,
         }
 
     def apply(self, event: Event) -> None:

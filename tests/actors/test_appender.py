@@ -1,7 +1,6 @@
 """Appends in order, each exactly once or not at all, whatever becomes of the server."""
 
 import asyncio
-from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -54,24 +53,10 @@ class End:
             await self.append(number)
         return list(self.store.entries())
 
-    def fault_next(self, *faults: str) -> None:
-        """What becomes of the next operations."""
-        self.journal.faults = dict(enumerate(faults, len(self.journal.operations)))
-
     def lose_from(self, sequence: int) -> None:
         """The server dies and comes back without our records from `sequence` on."""
         self.store.forget(0, Position(1, sequence))
         self.store.restart()
-
-    def once(self, name: str, change: Callable[[], None]) -> None:
-        """Call `change` before the next operation of that name."""
-
-        def before(operation: str) -> None:
-            if operation == name:
-                self.journal.before = lambda other: None
-                change()
-
-        self.journal.before = before
 
 
 def received(number: int) -> Event:
@@ -169,7 +154,7 @@ def test_what_is_lost_is_appended_once(faults: tuple[str, ...]) -> None:
     @timeless
     async def run() -> None:
         end = await End.opened()
-        end.fault_next(*faults)
+        end.journal.fault_next(*faults)
         await end.append(1)
         await end.append(2)
 
@@ -182,7 +167,7 @@ def test_what_is_lost_is_appended_once(faults: tuple[str, ...]) -> None:
 async def test_the_same_server_is_believed() -> None:
     """What the server process that took it gives back is durable: nothing is added to it."""
     end = await End.opened()
-    end.fault_next(REPLY)
+    end.journal.fault_next(REPLY)
     await end.append(1)
 
     assert [received(1)] == events(end)
@@ -192,8 +177,8 @@ async def test_the_same_server_is_believed() -> None:
 async def test_a_new_server_is_believed_once_it_appends() -> None:
     """A batch that only a new server process gives back counts after one more append."""
     end = await End.opened()
-    end.fault_next(REPLY)
-    end.once("read", end.store.restart)
+    end.journal.fault_next(REPLY)
+    end.journal.once("read", end.store.restart)
     await end.append(1)
 
     assert [received(1), Passed()] == events(end)
@@ -206,13 +191,13 @@ async def test_a_new_server_is_believed_once_it_appends() -> None:
 async def test_the_pass_may_get_lost_as_well() -> None:
     """Every server process that gives something back has to append something itself."""
     end = await End.opened()
-    end.fault_next(REPLY, "", "", REPLY)
+    end.journal.fault_next(REPLY, "", "", REPLY)
 
     def again() -> None:
         end.store.restart()
-        end.once("append", lambda: end.once("read", end.store.restart))
+        end.journal.once("append", lambda: end.journal.once("read", end.store.restart))
 
-    end.once("read", again)
+    end.journal.once("read", again)
     await end.append(1)
 
     assert [received(1), Passed(), Passed()] == events(end)
@@ -245,7 +230,7 @@ def test_a_newer_epoch_fences(fault: str) -> None:
         end = await End.opened()
         stands = await end.filled(2)
         take_over(end.store)
-        end.fault_next(fault)
+        end.journal.fault_next(fault)
 
         with pytest.raises(FencedError, match="2-0"):
             await end.append(3)
@@ -258,8 +243,8 @@ def test_a_newer_epoch_fences(fault: str) -> None:
 async def test_a_batch_that_stands_before_anothers_claim_is_fenced() -> None:
     """It is in the journal, and its outcome is the new owner's to tell."""
     end = await End.opened()
-    end.fault_next(REPLY)
-    end.once("read", lambda: take_over(end.store))
+    end.journal.fault_next(REPLY)
+    end.journal.once("read", lambda: take_over(end.store))
 
     with pytest.raises(FencedError, match="2-0"):
         await end.append(1)
@@ -276,7 +261,7 @@ def test_a_proof_finds_a_newer_epoch(fault: str) -> None:
         await end.append(1)
         await end.appender.prove()
         take_over(end.store)
-        end.fault_next(fault)
+        end.journal.fault_next(fault)
 
         with pytest.raises(FencedError, match="2-0"):
             await end.appender.prove()
@@ -289,7 +274,7 @@ async def test_a_proof_waits_for_an_answer() -> None:
     """A proof is an answer of the server, not the lack of one."""
     end = await End.opened()
     await end.append(1)
-    end.fault_next(REQUEST, REPLY, REQUEST, REPLY, BUSY, "", REPLY)
+    end.journal.fault_next(REQUEST, REPLY, REQUEST, REPLY, BUSY, "", REPLY)
     await end.appender.prove()
 
     assert len(end.journal.operations) > 8
@@ -335,8 +320,8 @@ async def test_a_restart_that_lost_what_was_in_flight() -> None:
     """A batch that the new process does not have is appended to it, under its own position."""
     end = await End.opened()
     await end.append(1)
-    end.fault_next(REPLY)
-    end.once("read", lambda: end.lose_from(2))
+    end.journal.fault_next(REPLY)
+    end.journal.once("read", lambda: end.lose_from(2))
     await end.append(2)
 
     assert [received(1), received(2)] == events(end)
@@ -377,7 +362,7 @@ async def test_a_restart_while_proving() -> None:
     """A proof by a process that is not there any more is none."""
     end = await End.opened()
     stood = await end.filled(5)
-    end.once("read", lambda: end.lose_from(2))
+    end.journal.once("read", lambda: end.lose_from(2))
     await end.appender.prove()
 
     assert stood == end.store.entries()
@@ -393,7 +378,7 @@ def test_giving_back_survives_faults(number: int, fault: str) -> None:
         end = await End.opened()
         stood = await end.filled(5)
         end.lose_from(2)
-        end.fault_next(*[""] * number, fault)
+        end.journal.fault_next(*[""] * number, fault)
         await end.append(6)
 
         assert stood == end.store.entries()[:-1]
@@ -408,8 +393,8 @@ async def test_going_back_while_giving_back() -> None:
     end = await End.opened()
     stood = await end.filled(5)
     end.lose_from(3)
-    end.fault_next("", "", REQUEST)
-    end.once("append", lambda: end.once("append", lambda: end.lose_from(1)))
+    end.journal.fault_next("", "", REQUEST)
+    end.journal.once("append", lambda: end.journal.once("append", lambda: end.lose_from(1)))
     await end.append(6)
 
     assert stood == end.store.entries()[:-1]
@@ -495,7 +480,7 @@ async def test_a_stream_that_vanishes_while_it_is_given_back() -> None:
     end = await End.opened()
     await end.filled(3)
     end.lose_from(2)
-    end.once("append", lambda: end.store.drop(0))
+    end.journal.once("append", lambda: end.store.drop(0))
 
     with pytest.raises(RegressedError, match="gone"):
         await end.append(4)
@@ -537,13 +522,13 @@ async def test_a_position_that_a_stray_record_took_for_a_while() -> None:
     end = await End.opened()
     await end.append(1)
     stray = claim_of(1)._replace(position=Position(1, 2))
-    end.fault_next(REQUEST)
+    end.journal.fault_next(REQUEST)
 
     def stray_comes() -> None:
         end.store.append(0, *stray, create=False)
-        end.once("read", lambda: end.lose_from(2))
+        end.journal.once("read", lambda: end.lose_from(2))
 
-    end.once("read", lambda: end.once("append", stray_comes))
+    end.journal.once("read", lambda: end.journal.once("append", stray_comes))
     await end.append(2)
 
     assert [received(1), received(2)] == events(end)

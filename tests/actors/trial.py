@@ -141,6 +141,20 @@ class FaultyJournal(MemoryJournal):
         self.before: Callable[[str], None] = lambda name: None
         """Called with its name when an operation is asked for."""
 
+    def once(self, name: str, change: Callable[[], None]) -> None:
+        """Call `change` when the next operation of that name is asked for."""
+
+        def before(operation: str) -> None:
+            if operation == name:
+                self.before = lambda other: None
+                change()
+
+        self.before = before
+
+    def fault_next(self, *faults: str) -> None:
+        """What becomes of the next operations; nothing = they succeed."""
+        self.faults = dict(enumerate(faults, len(self.operations)))
+
     def _failing(self, name: str) -> str:
         number = len(self.operations)
         self.operations.append(name)

@@ -73,6 +73,7 @@ EVENTS = {
     53: "SnapshotTaken",
     54: "Passed",
     55: "HandedOff",
+    56: "SnapshotBegun",
 }
 BODIES = {
     1: "ReservationView",

@@ -1,0 +1,519 @@
+"""Snapshots beside the batches: in the right order, as seldom as may be, and nothing left over."""
+
+import asyncio
+
+import pytest
+
+from actors.journal import chunk_key
+from actors.owner import Phase
+from actors.snapshotter import Snapshotter
+from engine import limits
+from engine.codec import START, Position
+from engine.messages import Commit, Event, GetStock, Passed, SnapshotBegun, SnapshotTaken, Status
+from engine.snapshot import chunk_name
+from tests.actors.servers import eventually
+from tests.actors.trial import (
+    BUSY,
+    REPLY,
+    REQUEST,
+    Life,
+    Trial,
+    receive,
+    reserve,
+    timeless,
+)
+
+
+def snapshotter(life: Life) -> Snapshotter:
+    assert life.owner.snapshotter is not None
+    return life.owner.snapshotter
+
+
+def announced(trial: Trial) -> list[Position]:
+    """Where the snapshots were cut that the journal tells of."""
+    events: list[Event] = [event for each in trial.store.records() for event in each.events]
+    taken = [event for event in events if isinstance(event, SnapshotTaken)]
+    return [Position(event.epoch, event.sequence) for event in taken]
+
+
+def begun(trial: Trial) -> list[Position]:
+    """Where the journal tells of a beginning."""
+    return [each.position for each in trial.store.records() if SnapshotBegun() in each.events]
+
+
+def stored(trial: Trial) -> set[Position]:
+    """The snapshots of which there are chunks."""
+    found = set()
+    for key in trial.store.chunks:
+        epoch, _, sequence = key.split(":")[-2].partition("-")
+        found.add(Position(int(epoch), int(sequence)))
+    return found
+
+
+async def crash_at(trial: Trial, name: str, number: int = 0, batches: int = 40) -> None:
+    """A life that ends without a word at its operation `number` (from 0) of that name."""
+    journal = trial.journal()
+    life = await trial.serve(journal)
+
+    def freeze(operation: str) -> None:
+        if journal.operations.count(name) > number and operation == name:
+            journal.freeze()
+
+    journal.operations.clear()
+    journal.before = freeze
+    for _ in range(batches):
+        life.send(receive(1))
+        life.send(receive(1, f"sku-{number}"))
+        await asyncio.sleep(1)
+    assert journal.waiting, f"{name} {number} was never asked"
+    await life.crash()
+
+
+# --- when ------------------------------------------------------------------------------------
+
+
+@timeless
+async def test_as_many_events_as_are_worth_it(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A snapshot is begun by the first batch after so many events, and not before."""
+    monkeypatch.setattr(limits, "SNAPSHOT_AFTER_EVENTS", 10)
+    life = await trial.serve()
+    await life.go_on(9)  # and genesis was replayed
+    assert [] == begun(trial)
+    await life.go_on(2)
+
+    assert 1 == len(begun(trial)) == snapshotter(life).count
+
+
+@timeless
+async def test_as_many_bytes_as_are_worth_it(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large events make a snapshot due earlier."""
+    monkeypatch.setattr(limits, "SNAPSHOT_AFTER_BYTES", 2_000)
+    life = await trial.serve()
+    await life.go_on(10)
+    assert 0 == snapshotter(life).count
+    await life.go_on(20)
+
+    assert 1 == snapshotter(life).count
+
+
+@timeless
+async def test_no_more_often_than_there_is_to_write(
+    trial: Trial, small_snapshots: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shard that remembers much does not write it down again for a few events."""
+    life = await trial.serve()
+    await life.ask(receive(1000))
+    for number in range(200):
+        await life.ask(reserve(f"r{number}"))
+        await life.ask(Commit(f"r{number}", 0))
+        await asyncio.sleep(1)
+
+    assert 200 == life.owner.shard.state.remembered
+    assert 4 < snapshotter(life).count < 10
+
+
+@timeless
+async def test_when_the_server_fills_up(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wanted, a snapshot is taken at once, if there is anything to be trimmed by it."""
+    life = await trial.serve()
+    await life.go_on(3)
+    snapshotter(life).want()
+    await life.go_on(3)
+    assert 0 == snapshotter(life).count
+    monkeypatch.setattr(limits, "SNAPSHOT_AT_LEAST_BYTES", 100)
+    snapshotter(life).want()
+    await life.go_on(1)
+
+    assert 1 == snapshotter(life).count
+
+
+@timeless
+async def test_short_lives_take_snapshots_too(trial: Trial, small_snapshots: None) -> None:
+    """What the owners before have left to be replayed counts, or it would grow for ever."""
+    for _ in range(20):
+        await trial.live(2)
+
+    assert len(announced(trial)) > 2
+    assert len(trial.store.entries()) < 20
+
+
+@timeless
+async def test_nobody_asks_and_it_is_announced(trial: Trial, small_snapshots: None) -> None:
+    """A shard that falls silent finishes its snapshot."""
+    life = await trial.serve()
+    waiting = [life.send(receive(1)) for _ in range(6)]
+    await eventually(lambda: waiting[-1].status is Status.OK)
+    for _ in range(5):
+        life.owner.poke(prove=True)
+        await asyncio.sleep(1)
+
+    assert 1 == len(announced(trial))
+
+
+# --- in which order --------------------------------------------------------------------------
+
+
+@timeless
+async def test_the_order_of_things(trial: Trial, small_snapshots: None) -> None:
+    """Begun, every chunk stored, announced and acknowledged, and only then deleted and trimmed."""
+    journal = trial.journal()
+
+    def look(name: str) -> None:
+        newest = announced(trial)[-1:]
+        if name == "store":
+            assert begun(trial)[-1:] != newest, "stored without a word"
+        if name in ("delete", "trim"):
+            assert newest == [trial.last.snapshot]
+        if name == "append":
+            assert snapshotters[0].taken is None or stored(trial) > set(newest)
+
+    life = await trial.serve(journal)
+    snapshotters = [snapshotter(life)]
+    journal.operations.clear()
+    journal.before = look
+    await life.go_on(40)
+
+    assert {"store", "append", "delete", "trim", "load"} == set(journal.operations) - {"read"}
+    for taken, record in zip(announced(trial), _announcing(trial), strict=True):
+        assert taken == record
+
+
+def _announcing(trial: Trial) -> list[Position]:
+    """The pointers of the records that announce."""
+    return [
+        record.snapshot
+        for record in trial.store.records()
+        if any(isinstance(event, SnapshotTaken) for event in record.events)
+    ]
+
+
+@timeless
+async def test_two_generations_are_kept(trial: Trial, small_snapshots: None) -> None:
+    """The newest snapshot, the one before, and the journal back to that one; nothing else."""
+    life = await trial.serve()
+    for _ in range(40):
+        await life.go_on(1)
+        kept = announced(trial)[-2:]
+        assert set(kept) <= stored(trial)
+        assert len(stored(trial)) <= 4, "two, one that comes and one that goes"
+    await asyncio.sleep(5)
+
+    assert set(announced(trial)[-2:]) == stored(trial)
+    assert announced(trial)[-2] == trial.store.positions()[0]
+
+
+@timeless
+async def test_before_there_are_two(trial: Trial, small_snapshots: None) -> None:
+    """After the first snapshot the whole journal is still there."""
+    life = await trial.serve()
+    await life.go_on(5)
+
+    assert 1 == len(announced(trial))
+    assert Position(0, 1) == trial.store.positions()[0]
+    assert START == trial.store.records()[2].snapshot
+    assert announced(trial)[0] == trial.last.snapshot
+
+
+@timeless
+async def test_a_snapshot_is_of_one_moment(trial: Trial, small_snapshots: None) -> None:
+    """However much happens while it is taken, it holds what was there when it was begun."""
+    journal = trial.journal()
+    life = await trial.serve(journal)
+    for number in range(30):
+        await life.ask(receive(5, f"sku-{number}"))
+    journal.before = lambda name: _hurry(life) if name == "store" else None
+    for number in range(30):
+        life.send(reserve(f"r{number}", 1, f"sku-{number}"))
+        await asyncio.sleep(0.5)
+    journal.before = lambda name: None
+    await life.stop()
+    found = trial.lived()
+    await trial.serve()
+
+    assert len(announced(trial)) > 1
+    assert found == trial.opened.digest
+
+
+def _hurry(life: Life) -> None:
+    for number in range(30):
+        life.send(receive(1, f"sku-{number}"))
+
+
+@timeless
+async def test_batches_do_not_wait(trial: Trial, small_snapshots: None) -> None:
+    """While chunks are on their way, commands are answered."""
+    journal = trial.journal()
+    life = await trial.serve(journal)
+    await life.go_on(4)
+    journal.operations.clear()
+    seen = []
+    journal.before = lambda name: seen.append(
+        (name, life.send(GetStock("sku-1"))) if name == "store" else (name, None)
+    )
+    await life.go_on(1)
+    asked = [caller for name, caller in seen if caller is not None]
+    assert len(asked) > 1
+
+    stores = [number for number, (name, _) in enumerate(seen) if name == "store"]
+    reads = [number for number, (name, _) in enumerate(seen) if name == "read"]
+    assert stores[0] < reads[0] < stores[-1]
+    assert {Status.OK} == {caller.status for caller in asked}
+
+
+# --- faults ----------------------------------------------------------------------------------
+
+
+@timeless
+async def test_what_is_lost_is_asked_again(trial: Trial, small_snapshots: None) -> None:
+    """Chunks, deletions and trims may be repeated, and are until they are done."""
+    journal = trial.journal()
+    life = await trial.serve(journal)
+    faults = [REQUEST, REPLY, BUSY]
+
+    def fail(name: str) -> None:
+        number = len(journal.operations) - 1
+        if name not in ("append", "read") and number % 4:
+            journal.faults[number] = faults[number % 3]
+
+    journal.before = fail
+    await life.go_on(100)
+    journal.before = lambda name: None
+    await asyncio.sleep(10)
+
+    assert len(announced(trial)) > 5
+    assert set(announced(trial)[-2:]) == stored(trial)
+    assert announced(trial)[-2] == trial.store.positions()[0]
+
+
+@timeless
+async def test_a_full_server_takes_the_chunks_later(trial: Trial, small_snapshots: None) -> None:
+    """No room: nothing is announced; room: it goes on where it was."""
+    journal = trial.journal()
+    life = await trial.serve(journal)
+
+    def full(name: str) -> None:
+        if name == "store":
+            journal.faults[len(journal.operations) - 1] = BUSY
+
+    journal.before = full
+    await life.go_on(10)
+    assert [] == announced(trial)
+    assert journal.operations.count("store") > 10
+    journal.before = lambda name: None
+    await life.go_on(2)
+
+    assert begun(trial)[:1] == announced(trial)[:1]
+
+
+@timeless
+async def test_chunks_that_another_server_process_took(trial: Trial, small_snapshots: None) -> None:
+    """A snapshot is not announced if its chunks may be lost, but deleted; the next one is."""
+    journal = trial.journal()
+    life = await trial.serve(journal)
+
+    def lose(name: str) -> None:
+        if len(trial.store.chunks) == 2 and name == "store":
+            trial.store.chunks.clear()
+            trial.store.restart()
+            journal.before = lambda name: None
+
+    journal.before = lose
+    await life.go_on(8)
+    assert "memory-2" == trial.store.run_id
+
+    assert 2 == len(begun(trial))
+    assert begun(trial)[1:] == announced(trial)
+    assert {begun(trial)[1]} == stored(trial)
+
+
+@timeless
+async def test_chunks_that_are_lost_while_they_are_announced(
+    trial: Trial, small_snapshots: None
+) -> None:
+    """The record is on its way and says what it says: whoever reads it does without."""
+    journal = trial.journal()
+    life = await trial.serve(journal)
+
+    def lose(name: str) -> None:
+        if trial.store.chunks and name == "append":
+            trial.store.chunks.clear()
+            trial.store.restart()
+            journal.before = lambda name: None
+
+    journal.before = lose
+    await life.go_on(7)
+    await life.stop()
+    assert 1 == len(announced(trial))
+    assert set() == stored(trial)
+    found = trial.lived()
+    await trial.serve()
+
+    assert found == trial.opened.digest
+
+
+@timeless
+async def test_a_pass_behind_the_beginning(trial: Trial, small_snapshots: None) -> None:
+    """A snapshot is cut at the record that says so, or not at all: else nobody could find it."""
+    journal = trial.journal()
+    life = await trial.serve(journal)
+    await life.go_on(4)
+    journal.fault_next(REPLY)
+    journal.once("read", trial.store.restart)
+    await life.go_on(3)
+
+    passed = [each.position for each in trial.store.records() if Passed() in each.events]
+    assert [Position(1, begun(trial)[0].sequence + 1)] == passed
+    assert begun(trial)[1:] == announced(trial)
+
+
+@timeless
+async def test_nothing_is_left_of_a_stop(trial: Trial, small_snapshots: None) -> None:
+    """A snapshot in the middle is left off, and the next owner deletes what there is of it."""
+    journal = trial.journal()
+    life = await trial.serve(journal)
+    await life.go_on(4)
+
+    def stop(name: str) -> None:
+        if journal.operations.count("store") == 2:
+            life.owner.stop()
+
+    journal.before = stop
+    await life.ask(receive(1))
+    assert Phase.RELEASED is await life.ended()
+    assert 0 < len(trial.store.chunks) < 3
+    assert {asyncio.current_task()} == asyncio.all_tasks()
+
+    await trial.serve()
+    await asyncio.sleep(5)
+    assert set() == stored(trial)
+
+
+@timeless
+async def test_fenced_in_the_middle(trial: Trial, small_snapshots: None) -> None:
+    """An owner that was replaced leaves off storing; its successor's snapshots are not touched."""
+    journal = trial.journal()
+    life = await trial.serve(journal)
+    await life.go_on(4)
+
+    def freeze(name: str) -> None:
+        if journal.operations.count("store") == 2:
+            journal.freeze()
+
+    journal.before = freeze
+    life.send(receive(1))
+    await eventually(lambda: journal.waiting > 0)
+    other = await trial.serve()
+    await asyncio.sleep(5)
+    assert set() == stored(trial)
+    journal.before = lambda name: None
+    journal.thaw()
+    life.owner.poke(prove=True)
+    assert Phase.FENCED is await life.ended()
+
+    asked = len(journal.operations)
+    await other.go_on(20)
+    assert asked == len(journal.operations)
+    assert set(announced(trial)[-2:]) <= stored(trial)
+
+
+@pytest.mark.parametrize("name", ["store", "append", "load", "delete", "trim"])
+@pytest.mark.parametrize("number", range(4))
+def test_a_crash_between_any_two_steps(
+    trial: Trial, small_snapshots: None, name: str, number: int
+) -> None:
+    """What is recovered is what was lived, and nothing is left behind that nobody will delete."""
+
+    @timeless
+    async def run() -> None:
+        await crash_at(trial, name, number)
+        found = trial.lived()
+        life = await trial.serve()
+        assert found == trial.opened.digest
+        await asyncio.sleep(5)
+
+        kept = set(announced(trial)[-2:])
+        assert kept == stored(trial)
+        if len(kept) == 2:
+            assert min(kept) == trial.store.positions()[0]
+        await life.go_on(20)
+        await asyncio.sleep(5)
+        assert set(announced(trial)[-2:]) == stored(trial)
+        assert announced(trial)[-2] == trial.store.positions()[0]
+
+    run()
+
+
+@pytest.mark.parametrize("name", ["store", "delete", "trim"])
+def test_crash_after_crash(trial: Trial, small_snapshots: None, name: str) -> None:
+    """Lives that all end in the middle of the same step leave no more than one of them does."""
+
+    @timeless
+    async def run() -> None:
+        for number in range(6):
+            await crash_at(trial, name, number % 3)
+        await trial.serve()
+        await asyncio.sleep(5)
+        assert set(announced(trial)[-2:]) == stored(trial)
+
+    run()
+
+
+@timeless
+async def test_a_late_trimmer_harms_nobody(trial: Trial, small_snapshots: None) -> None:
+    """A frozen owner that wakes up deletes what it was about to: nothing that anybody needs."""
+    journal = trial.journal()
+    life = await trial.serve(journal)
+    journal.before = lambda name: journal.freeze() if name in ("delete", "trim") else None
+    while not journal.waiting:
+        life.send(receive(1))
+        await asyncio.sleep(1)
+    other = await trial.serve()
+    await other.go_on(10)
+    journal.before = lambda name: None
+    journal.thaw()
+    life.owner.poke(prove=True)
+    assert Phase.FENCED is await life.ended()
+    await other.crash()
+    found = trial.lived()
+    await trial.serve()
+
+    assert found == trial.opened.digest
+
+
+@timeless
+async def test_an_old_snapshot_that_is_illegible(trial: Trial, small_snapshots: None) -> None:
+    """To clean up is a chore: the shard is served if it fails."""
+    older, _ = await trial.generations()
+    [key] = [key for key in trial.store.chunks if key.endswith(f":{older}:0")]
+    trial.store.chunks[key] = trial.store.chunks[key][:-1] + b"?"
+    life = await trial.serve()
+    await life.go_on(30)
+
+    assert set(announced(trial)[-2:]) == stored(trial)
+
+
+@pytest.mark.parametrize("chunks", range(18))
+def test_any_number_of_chunks_is_found(trial: Trial, small_snapshots: None, chunks: int) -> None:
+    """They are found by few looks, and deleted from the last to the first."""
+
+    @timeless
+    async def run() -> None:
+        await crash_at(trial, "store")
+        [cut] = begun(trial)
+        for number in range(chunks):
+            trial.store.store(chunk_key(0, chunk_name(cut, number)), b"chunk")
+        journal = trial.journal()
+        left: list[list[str]] = []
+        journal.before = lambda name: left.append(list(trial.store.chunks))
+        await trial.serve(journal)
+        await asyncio.sleep(1)
+
+        assert {} == trial.store.chunks
+        assert journal.operations.count("load") <= 10
+        assert chunks == journal.operations.count("delete")
+        for some in left:
+            assert [chunk_key(0, chunk_name(cut, number)) for number in range(len(some))] == some
+
+    run()
