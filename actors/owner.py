@@ -338,6 +338,9 @@ class Owner:
         size = 0
         self._encoded: list[bytes] = []
         encoded = self._encoded
+        for event in events:
+            encoded.append(encode_event(event))
+            size += len(encoded[-1])
         while queue and len(waiting) < limits.BATCH_COMMANDS_MAX and size < limits.BATCH_BYTES_MAX:
             waiter, index, command = queue.popleft()
             if waiter.deadline <= now:

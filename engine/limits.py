@@ -19,8 +19,8 @@ COUNTER_MAX: Final = 2**53 - 1
 """Largest sum, version or sequence: what a JSON reader may hold exactly."""
 LINES_MAX: Final = 100
 MOVEMENTS_MAX: Final = 100
-PARTS_MAX: Final = 1_000
-"""Places, line by line, that the units of one reservation sit at."""
+PARTS_MAX: Final = 500
+"""Places, line by line, that the units of one reservation sit at, and pools they came out of."""
 CHANNELS_MAX: Final = 1_000
 LOCATIONS_MAX: Final = 256
 """Locations of one SKU, and of one channel's list."""
@@ -57,12 +57,13 @@ STATUSES_MAX: Final = 64
 # --- batches and queues ----------------------------------------------------------------------
 
 BATCH_COMMANDS_MAX: Final = 1_024
-BATCH_BYTES_MAX: Final = 512 << 10
+BATCH_BYTES_MAX: Final = 384 << 10
 """A batch closes once its events have reached this size; one event may overshoot it."""
 EVENT_BYTES_MAX: Final = 256 << 10
-RECORD_BYTES_MAX: Final = BATCH_BYTES_MAX + EVENT_BYTES_MAX + 1_024
+RECORD_BYTES_MAX: Final = BATCH_BYTES_MAX + 2 * EVENT_BYTES_MAX + 1_024
+"""The last command of a batch may overshoot by its event and by the shortfalls that it changes."""
 SWEEP_PER_BATCH_MAX: Final = 1_024
-"""Reservations that one batch expires on its own account."""
+"""Events that one batch makes of its own accord, for reservations that are overdue."""
 FORGET_PER_BATCH_MAX: Final = 2_048
 """Finished entries that one batch removes from memory."""
 SHARD_QUEUE_COMMANDS_MAX: Final = 32_768
@@ -129,6 +130,9 @@ GRACE_US: Final = 5 * SECOND_US
 """Deadlines that fall before `opened + grace` move there: downtime is not the shopper's fault."""
 
 assert RECORD_BYTES_MAX < FRAME_BYTES_MAX
+assert PARTS_MAX * (2 * ID_CHARS_MAX + 32) + LINES_MAX * (ID_CHARS_MAX + 32) < EVENT_BYTES_MAX
+assert (LOCATIONS_MAX + POOLS_MAX) * (ID_CHARS_MAX + 16) < EVENT_BYTES_MAX
+assert (SWEEP_PER_BATCH_MAX + PARTS_MAX) * (2 * ID_CHARS_MAX + 16) < 2 * EVENT_BYTES_MAX
 assert BODY_BYTES_MAX < FRAME_BYTES_MAX
 assert LINES_MAX * (2 * ID_CHARS_MAX + 16) < BODY_BYTES_MAX
 assert SHARD_QUEUE_SHED_RESERVES < SHARD_QUEUE_COMMANDS_MAX

@@ -138,6 +138,17 @@ def returnable(part: Part) -> int:
     return part.shipped - part.restocked
 
 
+def width(lines: list[Line]) -> int:
+    """Places and pools, line by line."""
+    return sum(len(line.parts) + len(line.draws) for line in lines)
+
+
+def is_tombstone(reservation: Reservation) -> bool:
+    """Whether it never was: its id was released before anything was reserved under it. Only a
+    reserve sees that."""
+    return reservation.state is State.RELEASED and not reservation.lines
+
+
 def is_finished(reservation: Reservation) -> bool:
     """Whether no unit of a committed reservation is still owed."""
     return not any(outstanding(part) for line in reservation.lines for part in line.parts)

@@ -64,6 +64,9 @@ _OK: Final = Status.OK
 _MEMORY_FULL: Final = Status.MEMORY_FULL
 _RESERVED: Final = State.RESERVED
 _UNKNOWN: Final = Answer(Status.UNKNOWN_RESERVATION)
+_TOO_WIDE: Final = invalid(
+    f"the units would sit at over {limits.PARTS_MAX} places, or move so often"
+)
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 
@@ -98,7 +101,9 @@ class ReservationRules:
     def knows(self, reservation_id: str, scope: str | None) -> bool:
         """Whether the reservation is remembered here and visible in `scope`."""
         found = self._state.reservation(reservation_id)
-        return found is not None and scope in (None, found.channel)
+        if found is None or holds.is_tombstone(found):
+            return False
+        return scope in (None, found.channel)
 
     def _reserve(self, command: Reserve) -> Answer:
         state = self._state
@@ -135,7 +140,7 @@ class ReservationRules:
         )
 
     def _reserve_again(self, name: str, found: Reservation, mark: bytes) -> Answer:
-        if found.state is State.RELEASED and not found.lines:
+        if holds.is_tombstone(found):
             return Answer(Status.RESERVATION_RELEASED)
         if found.fingerprint != mark:
             return Answer(Status.IDEMPOTENCY_MISMATCH)
@@ -169,8 +174,8 @@ class ReservationRules:
         lines = sourcing.source(requests, command.policy)
         if not lines or (sourcing.short and command.policy is Policy.ALL):
             return Answer(Status.INSUFFICIENT_STOCK, Shortage(sourcing.short))
-        if sum(len(line.parts) for line in lines) > limits.PARTS_MAX:
-            return invalid(f"the lines would be taken from over {limits.PARTS_MAX} places")
+        if holds.width(lines) > limits.PARTS_MAX:
+            return _TOO_WIDE
         return lines
 
     def _source_simply(self, request: LineRequest) -> Line | None:
@@ -372,6 +377,8 @@ class ReservationRules:
                 step = UnitsMoved(each.line, each.part.location, each.quantity, move.to_location)
                 holds.move(lines[each.line], step)
                 units.append(step)
+        if max(len(units), holds.width(lines)) > limits.PARTS_MAX:
+            return _TOO_WIDE
         self._batch.do(LinesMoved(name, units, command.key, self._mark(command)))
         return self._now(name)
 
@@ -400,7 +407,7 @@ class ReservationRules:
         found = self._current(command.reservation_id)
         if found is None or command.scope not in (None, found.channel):
             return None
-        return found
+        return None if holds.is_tombstone(found) else found
 
     def _refusal(self, name: str, found: Reservation, verb: str) -> Answer | None:
         """Why `verb` does nothing to the reservation as it stands; None if it may."""

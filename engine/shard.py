@@ -92,15 +92,14 @@ class Shard:
         state, soon = self.state, self._soon
         for name in state.deadlines.take(state.now + limits.SECOND_US, limits.SWEEP_PER_BATCH_MAX):
             self._await_deadline(name)
-        most = limits.SWEEP_PER_BATCH_MAX
-        while soon and soon[0][0] <= state.now and most:
+        events = self._batch.events
+        while soon and soon[0][0] <= state.now and len(events) < limits.SWEEP_PER_BATCH_MAX:
             _, name = heapq.heappop(soon)
             packed = state.reservations.get(name)
             if packed is None or not holds.is_reserved(packed):
                 continue
             if state.deadline(holds.unpack(packed)) <= state.now:
                 self._batch.do(Expired(name))
-                most -= 1
             else:
                 self._await_deadline(name)
 

@@ -484,7 +484,7 @@ class ShardState:
         self.hash = event.hash
 
     def _opened(self, event: Opened) -> None:
-        self.grace_until = event.grace_until
+        self.grace_until = max(self.grace_until, event.grace_until)
         self.finished_window_us = event.finished_window_us
         self.returns_window_us = event.returns_window_us
         self.keys_window_us = event.keys_window_us

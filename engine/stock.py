@@ -8,8 +8,8 @@ states none.
 
 `Sourcing` picks the locations for the lines of one request: lines that name a location first, then
 the others in the order sent, each against what the earlier ones left. A line without a location is
-taken from the first that covers it, else from as few as possible: the fullest first. It reads; only
-`engine.state` writes these counters.
+taken from the first that covers it, else from as few as possible: the fullest first. Pools are
+drawn from in the order sent. It reads; only `engine.state` writes these counters.
 """
 
 from collections.abc import Iterator
@@ -147,7 +147,10 @@ class Sourcing:
             if line is not None:
                 picked[index] = line
         self.short += [missed[index] for index in sorted(missed)]
-        return [picked[index] for index in sorted(picked)]
+        lines = [picked[index] for index in sorted(picked)]
+        for line in lines:
+            line.draws = self._draw(line.sku, sum(part.quantity for part in line.parts))
+        return lines
 
     def _could_get(self, request: LineRequest) -> int:
         """What the channel could get for this line if it were alone."""
@@ -170,7 +173,7 @@ class Sourcing:
         self._budgets[request.sku] -= most
         for part in parts:
             self._free[request.sku][part.location] -= part.quantity
-        return Line(request.sku, parts, self._draw(request.sku, most)), most
+        return Line(request.sku, parts), most
 
     def _draw(self, sku: str, quantity: int) -> list[Draw]:
         """What of `quantity` units comes out of the channel's own pools."""

@@ -168,7 +168,7 @@ class StockRules:
         otherwise; a repetition of an earlier one is answered before that."""
         mark = command.fingerprint
         if command.key is not None:
-            mark = mark or fingerprint((type(command).__name__, command))
+            mark = mark.ljust(8, b"\0") if mark else fingerprint((type(command).__name__, command))
             before = self._state.key_fingerprint(command.key)
             if before is not None and before != mark:
                 return Answer(Status.IDEMPOTENCY_MISMATCH)

@@ -266,6 +266,8 @@ class Model(StockModel):
     def about_reservation(self, command: ReservationCommand) -> Answer:
         name = command.reservation_id
         known = self.reservations.get(name)
+        if known is not None and known.request is None:
+            raise RefusalError(Status.UNKNOWN_RESERVATION)
         if known is None or command.scope not in (None, known.channel):
             if known is None and isinstance(command, Release) and command.bury:
                 self.reservations[name] = Reservation(None, None, 0, [], State.RELEASED, self.now)

@@ -319,3 +319,13 @@ def test_moved_lines_keep_their_draws() -> None:
     shop.ok(Release("cart"))
 
     assert {"vip": 3} == shop.pools()
+
+
+def test_the_first_lines_draw_first() -> None:
+    """A commit of the first units keeps what asking for no more would have drawn."""
+    shop = selling(stocked(4, 4), ChannelPolicy(pools=["vip"]), "club")
+    shop.ok(SetStock("apple", {}, {"vip": 1}))
+    shop.ok(Reserve("cart", [line("apple", 1), line("apple", 1, A)], "club"))
+    shop.ok(Commit("cart", lines=[line("apple", 1)]))
+
+    assert {"vip": 0} == shop.pools()

@@ -19,6 +19,8 @@ def test_engine_and_model_agree_on_a_walk(seed: int) -> None:
     """However commands, time, snapshots and crashes mix, engine and model never disagree."""
     random, comparison = Random(seed), Comparison()
     traffic = Traffic(random)
+    for command in traffic.opening():
+        comparison.do(command)
     for _ in range(STEPS):
         match random.randrange(24):
             case 0 | 1 | 2 | 3:

@@ -61,6 +61,13 @@ class Traffic:
         self.random = random
         self.sent: list[Command] = []
 
+    def opening(self) -> list[Command]:
+        """A shop to start from: stock in every place, pools, and channels that draw from them."""
+        stock = [Receive(sku, place, 2 * self.some()) for sku in SKUS for place in PLACES]
+        pools = [SetStock(sku, {}, {pool: self.some() for pool in POOLS}) for sku in SKUS]
+        both = [SetChannel(0, name, ChannelPolicy(pools=POOLS)) for name in CHANNELS]
+        return [*stock, *pools, *both]
+
     def command(self, model: Model) -> Command:
         if self.sent and self.chance(10):
             command = self.random.choice(self.sent[-20:])
