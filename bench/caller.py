@@ -48,10 +48,10 @@ class Caller:
     async def __aexit__(self, *_: object) -> None:
         await self._link.close()
 
-    async def ask(self, commands: Sequence[Command]) -> list[Answer]:
+    async def ask(self, commands: Sequence[Command], tries: int = TRIES) -> list[Answer]:
         """One answer each. Commands must be safe to repeat: whatever was not done is sent again."""
         answers = await self._ask(commands)
-        for _ in range(TRIES - 1):
+        for _ in range(tries - 1):
             again = [number for number, answer in enumerate(answers) if answer.status in _AGAIN]
             if not again:
                 break

@@ -10,7 +10,7 @@ import asyncio
 import secrets
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Final
@@ -46,7 +46,7 @@ from bench.plan import (
 )
 from bench.report import SCHEMA_VERSION, Load, Report, operations, spectrum
 from bench.requests import PREFIX_CHARS, reservation_id
-from bench.screen import Moment
+from bench.screen import Moment, Screen
 from engine.messages import (
     Answer,
     Audit,
@@ -122,19 +122,19 @@ async def generator(plan: Plan) -> AsyncIterator[Generator]:
         await started.end()
 
 
-async def run(options: Options, target: Target, show: Callable[[Moment], None]) -> Report:
+async def run(options: Options, target: Target, screen: Screen) -> Report:
     """The whole run. Raises BenchError, CallerError or UnreachableError if it cannot be done."""
     options.check()
-    return await Run(options, target, show).run()
+    return await Run(options, target, screen).run()
 
 
 class Run:
     """A run in progress."""
 
-    def __init__(self, options: Options, target: Target, show: Callable[[Moment], None]) -> None:
+    def __init__(self, options: Options, target: Target, screen: Screen) -> None:
         self._options = options
         self._target = target
-        self._show = show
+        self._screen = screen
         self._nonce = secrets.token_hex(4)
         self._names = [f"{self._nonce}-{number:07}" for number in range(options.sku_count)]
         self._prefixes = [
@@ -151,11 +151,15 @@ class Run:
     async def run(self) -> Report:
         """Everything, in order."""
         started_at = datetime.now(UTC).isoformat(timespec="seconds")
+        self._screen.say(f"stocking {len(self._names):,} SKUs")
         addresses, routes = await self._prepare()
         before = await self._metrics()
         results = await self._drive(addresses, routes)
         after = await self._metrics()
-        audit = await self._audit(results) if self._target.is_engine else None
+        audit = None
+        if self._target.is_engine:
+            self._screen.say("auditing what the engine holds against what buyers were told")
+            audit = await self._audit(results)
         return self._report(started_at, results, difference(before, after), audit)
 
     # --- before --------------------------------------------------------------------------
@@ -261,7 +265,7 @@ class Run:
         second = 0
         while progress := [each for each in heard if isinstance(each, Progress)]:
             second += 1
-            self._show(Moment(second, seconds, second <= self._options.warm_up, progress))
+            self._screen.show(Moment(second, seconds, second <= self._options.warm_up, progress))
             heard = [
                 each if isinstance(each, Result) else await generators[number].hear()
                 for number, each in enumerate(heard)
@@ -286,7 +290,7 @@ class Run:
         async with Caller(self._target.binary, self._target.key) as caller:
             stocks, findings = await self._settle(caller, expected)
             found = await caller.ask(reads)
-            audits = await caller.ask([Audit(shard) for shard in shards])
+            audits = await caller.ask([Audit(shard) for shard in shards], tries=1)
         drift, disagreements = check_shards(dict(zip(shards, audits, strict=True)))
         findings += disagreements
         for (entry, name), answer in zip(sample, found, strict=True):

@@ -32,13 +32,17 @@ class Moment:
 
 
 class Screen(Protocol):
-    """Shows each second as it comes; an `async with` of its own is not needed."""
+    """Shows each second as it comes, in a `with`."""
 
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *_: object) -> None: ...
 
     def show(self, moment: Moment) -> None: ...
+
+    def say(self, step: str) -> None:
+        """What is done now, where there are no seconds to show."""
+        ...
 
 
 class LineScreen:
@@ -66,6 +70,9 @@ class LineScreen:
             soft_wrap=True,
         )
 
+    def say(self, step: str) -> None:
+        self._console.print(step, highlight=False, soft_wrap=True)
+
 
 class LiveScreen:
     """The same, in place, with what it looked like in the last minute."""
@@ -92,6 +99,9 @@ class LiveScreen:
         for name, share in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0)):
             table.add_row(name, f"{moment.latency_ms(share):.2f} ms")
         self._live.update(table)
+
+    def say(self, step: str) -> None:
+        self._live.update(step)
 
 
 def sparkline(values: Sequence[int] | deque[int]) -> str:

@@ -188,7 +188,7 @@ def _measure(options: Any, engines: Engines, console: Console) -> Any:
         )
         async with target(where) as found:
             with screen(console) as shown:
-                return await measure(options, found, shown.show)
+                return await measure(options, found, shown)
 
     try:
         return run_to_end(measured())

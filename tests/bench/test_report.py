@@ -109,15 +109,17 @@ def test_each_second_is_a_line() -> None:
         assert isinstance(shown, LineScreen)
         shown.show(moment())
         shown.show(moment(warming_up=True))
+        shown.say("auditing")
 
     assert isinstance(console.file, io.StringIO)
-    first, second = console.file.getvalue().splitlines()
+    first, second, third = console.file.getvalue().splitlines()
     assert "3/10 s" in first
     assert "150/s" in first
     assert "5 refused" in first
     assert "8 in flight" in first
     assert "max 2.00 ms" in first
     assert second.endswith("warming up")
+    assert "auditing" == third
 
 
 def test_a_terminal_shows_it_in_place() -> None:

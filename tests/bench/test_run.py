@@ -1,5 +1,7 @@
 """Whole runs: generator processes, the binary protocol, real shards, the audit."""
 
+from typing import Self
+
 import pytest
 
 from bench.caller import Caller, CallerError
@@ -16,11 +18,23 @@ SHORT = {"warm_up": 0.0, "duration": 0.4, "drain": 1.0, "skus": 50}
 
 async def measure(shelf: Shelf, **options: object) -> Report:
     async with serve(shelf) as target:
-        return await run(Options(**{**SHORT, **options}), target, ignore)  # type: ignore[arg-type]
+        return await run(Options(**{**SHORT, **options}), target, Nobody())  # type: ignore[arg-type]
 
 
-def ignore(moment: Moment) -> None:
-    """Nobody is watching."""
+class Nobody:
+    """Is watching."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def show(self, moment: Moment) -> None:
+        return None
+
+    def say(self, step: str) -> None:
+        return None
 
 
 def outcomes(report: Report) -> dict[str, set[str]]:
@@ -178,7 +192,7 @@ async def test_the_generator_is_measured_alone() -> None:
             report = await run(
                 Options(via=via, scenario="checkout", **SHORT),  # type: ignore[arg-type]
                 target,
-                ignore,
+                Nobody(),
             )
 
         assert report.audit is None
