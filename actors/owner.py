@@ -14,16 +14,16 @@ same: the journal is the truth, and the host recovers the shard from there.
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from enum import Enum
-from math import inf
-from typing import Final, NamedTuple, Protocol
+from time import monotonic
+from typing import Final, NamedTuple
 
 import structlog
 
 from actors.appender import Appender, FencedError, RegressedError
 from actors.clock import Clock
+from actors.inbox import Inbox, Portion, Waiter
 from actors.journal import Journal, JournalError
 from actors.marks import CorruptMarkError, Marks
 from actors.pending import NOT_DONE, OUTCOME_UNKNOWN
@@ -62,14 +62,6 @@ _UNTRUSTED: Final = (
 ENDED: Final = frozenset((Phase.FENCED, Phase.FAILED, Phase.BROKEN, Phase.RELEASED))
 CLOSED: Final = ENDED | {Phase.LEAVING}
 """Phases in which no command is taken."""
-
-
-class Waiter(Protocol):
-    """Who asked; see `actors.pending`."""
-
-    deadline: float
-
-    def answer(self, index: int, answer: Answer, head: Head | None = None) -> None: ...
 
 
 class Ownership(NamedTuple):
@@ -142,8 +134,9 @@ class Owner:
         self.shard = self._make_shard()
         self.appender: Appender | None = None
         self.snapshotter: Snapshotter | None = None
-        self.queue: deque[tuple[Waiter, int, Command]] = deque()
-        self.in_flight: list[tuple[Waiter, int]] = []
+        self.inbox = Inbox()
+        self.in_flight: list[Portion] = []
+        """What the open batch has taken."""
         self._journal = journal
         self._marks = marks
         self._clock_from = clock_from
@@ -151,8 +144,6 @@ class Owner:
         self._tally = tally
         self._nonce = nonce
         self._on_change = on_change
-        self._earliest = inf
-        """No deadline in the queue is before this."""
         self._wake: asyncio.Future[None] | None = None
         self._stopping = False
         self._prove_now = False
@@ -161,10 +152,12 @@ class Owner:
     # --- what the host calls ---
 
     def submit(self, waiter: Waiter, index: int, command: Command) -> None:
-        """Queue a command; it is answered through `waiter`."""
-        self.queue.append((waiter, index, command))
-        if waiter.deadline < self._earliest:
-            self._earliest = waiter.deadline
+        """Queue one command; it is answered through `waiter`."""
+        self.put(Portion(waiter, index, [command]))
+
+    def put(self, portion: Portion) -> None:
+        """Queue commands; they are answered through their waiter."""
+        self.inbox.put(portion)
         wake = self._wake
         if wake is not None and not wake.done():
             wake.set_result(None)
@@ -178,24 +171,16 @@ class Owner:
 
     def tick(self, now: float) -> None:
         """Answer those whose deadline has passed; wake up for what is overdue."""
-        for waiter, index in self.in_flight:
-            if waiter.deadline <= now:
-                waiter.answer(index, OUTCOME_UNKNOWN)
-        if self._earliest <= now:
-            self._drop_late(now)
+        for portion in self.in_flight:
+            if portion.waiter.deadline <= now:
+                portion.answer(OUTCOME_UNKNOWN)
+        for portion in self.inbox.take_late(now):
+            portion.answer(NOT_DONE)
         if self.phase is Phase.SERVING:
             if self.shard.due(self._clock.now()):
                 self.poke()
             if now - self.proven_at > limits.PROVE_SECONDS:
                 self.poke(prove=True)
-
-    def _drop_late(self, now: float) -> None:
-        late = [each for each in self.queue if each[0].deadline <= now]
-        left = [each for each in self.queue if each[0].deadline > now]
-        self.queue = deque(left)
-        self._earliest = min((waiter.deadline for waiter, _, _ in left), default=inf)
-        for waiter, index, _ in late:
-            waiter.answer(index, NOT_DONE)
 
     def stop(self) -> None:
         """Serve what is queued, then leave; commands that come later are another's."""
@@ -288,7 +273,7 @@ class Owner:
         self.shard.replay(stamp, [event])
         await self.appender.append(stamp, [event])
         self.proven_at = self._loop.time()
-        self._turn(Phase.SERVING)
+        self._turn(Phase.LEAVING if self._stopping else Phase.SERVING)
         _log.info(
             "shard_opened",
             shard=self.number,
@@ -307,7 +292,7 @@ class Owner:
         shard, clock = self.shard, self._clock
         assert self.snapshotter is not None
         while True:
-            if not self.queue and not self._has_chores():
+            if not self.inbox and not self._has_chores():
                 if self._stopping:
                     break
                 self._wake = self._loop.create_future()
@@ -330,36 +315,46 @@ class Owner:
 
     def _execute(self) -> list[Answer]:
         """Decide what is queued, up to the bounds of a batch; `in_flight` then waits for it."""
-        shard, queue, tally = self.shard, self.queue, self._tally
-        execute, events, outcomes = shard.execute, shard.events, tally.outcomes
+        inbox, answers, size = self.inbox, list[Answer](), 0
         now = self._loop.time()
-        waiting = self.in_flight = []
-        answers: list[Answer] = []
-        size = 0
-        self._encoded: list[bytes] = []
-        encoded = self._encoded
-        for event in events:
-            encoded.append(encode_event(event))
-            size += len(encoded[-1])
-        while queue and len(waiting) < limits.BATCH_COMMANDS_MAX and size < limits.BATCH_BYTES_MAX:
-            waiter, index, command = queue.popleft()
-            if waiter.deadline <= now:
-                waiter.answer(index, NOT_DONE)
+        self.in_flight = []
+        self._encoded = [encode_event(event) for event in self.shard.events]
+        size = sum(map(len, self._encoded))
+        room = limits.BATCH_COMMANDS_MAX
+        while inbox and room > 0 and size < limits.BATCH_BYTES_MAX:
+            portion = inbox.take(min(room, limits.PORTION_COMMANDS_MAX))
+            if portion.waiter.deadline <= now:
+                portion.answer(NOT_DONE)
                 continue
-            waiting.append((waiter, index))
-            answer = execute(command)
+            self.in_flight.append(portion)
+            room -= len(portion.commands)
+            size = self._decide(portion.commands, answers, size)
+        return answers
+
+    def _decide(self, commands: list[Command], answers: list[Answer], size: int) -> int:
+        """Decide each, and encode what happened; `size`, grown by that.
+
+        Commands beyond the bound of a batch's bytes are answered as not done.
+        """
+        handlers, events, encoded = self.shard.handlers, self.shard.events, self._encoded
+        outcomes = self._tally.outcomes
+        kind: type[Command] | None = None
+        counts: list[int] = []
+        for command in commands:
+            if size >= limits.BATCH_BYTES_MAX:
+                answers.append(NOT_DONE)
+                continue
+            if type(command) is not kind:
+                kind = type(command)
+                counts = outcomes.setdefault(kind, [0] * limits.STATUSES_MAX)
+            answer = handlers[kind](command)
             answers.append(answer)
+            counts[answer.status] += 1
             while len(encoded) < len(events):
                 raw = encode_event(events[len(encoded)])
                 size += len(raw)
                 encoded.append(raw)
-            counts = outcomes.get(type(command))
-            if counts is None:
-                counts = outcomes[type(command)] = [0] * limits.STATUSES_MAX
-            counts[answer.status] += 1
-        if not queue:
-            self._earliest = inf
-        return answers
+        return size
 
     async def _batch(self, answers: list[Answer]) -> None:
         """Journal the open batch and send its answers."""
@@ -381,18 +376,21 @@ class Owner:
         self.proven_at = self._loop.time()
         head = Head(self.number, *appender.position)
         waiting, self.in_flight = self.in_flight, []
-        for (waiter, index), answer in zip(waiting, answers, strict=True):
-            if isinstance(answer.body, AuditView):
-                answer.body.epoch, answer.body.sequence = appender.position
-            waiter.answer(index, answer, head)
+        start = 0
+        for waiter, index, commands in waiting:
+            if len(commands) == 1:
+                waiter.answer(index, answers[start], head)
+            else:
+                waiter.answer_all(index, answers[start : start + len(commands)], head)
+            start += len(commands)
 
     async def _append(self, stamp: int, events: list[bytes]) -> None:
         assert self.appender is not None
         assert self.snapshotter is not None
         tally = self._tally
-        before = self._loop.time()
+        before = monotonic()  # uvloop's own time goes by in milliseconds
         written = await self.appender.append(stamp, events)
-        elapsed = self._loop.time() - before
+        elapsed = monotonic() - before
         self.snapshotter.note(len(events), written)
         tally.appends += 1
         tally.appended_bytes += written
@@ -411,11 +409,10 @@ class Owner:
         """Drop what is in memory and tell those who wait what is known."""
         self.phase, self.reason = phase, reason
         waiting, self.in_flight = self.in_flight, []
-        for waiter, index in waiting:
-            waiter.answer(index, OUTCOME_UNKNOWN)
-        while self.queue:
-            other, number, _ = self.queue.popleft()
-            other.answer(number, self.refusal())
+        for portion in waiting:
+            portion.answer(OUTCOME_UNKNOWN)
+        for portion in self.inbox.drain():
+            portion.answer(self.refusal())
         if self.snapshotter is not None:
             self.snapshotter.cancel()
         log = _log.info if phase is Phase.RELEASED else _log.warning

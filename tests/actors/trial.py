@@ -169,7 +169,10 @@ class FaultyJournal(MemoryJournal):
     async def append(
         self, shard: int, position: Position, record: bytes, *, create: bool = False
     ) -> None:
+        run_id = self.run_id
         fault = self._failing("append")
+        if run_id != self.run_id:
+            raise BusyError("another server process answers now")
         await super().append(shard, position, record, create=create)
         _maybe_lose(fault)
 

@@ -1,0 +1,677 @@
+"""The single writer of one shard, from its claim to its end."""
+
+import asyncio
+
+import pytest
+
+from actors.owner import Phase, Tally
+from engine import limits
+from engine.codec import Position
+from engine.messages import (
+    Answer,
+    Audit,
+    AuditView,
+    Command,
+    Commit,
+    Expired,
+    Extend,
+    GetReservation,
+    GetStock,
+    Head,
+    MovedTo,
+    Release,
+    Reserve,
+    Reserved,
+    Status,
+    StockView,
+)
+from tests.actors.servers import eventually
+from tests.actors.trial import (
+    REPLY,
+    Life,
+    Trial,
+    ownership,
+    receive,
+    reserve,
+    timeless,
+)
+
+
+def break_rules(life: Life, command: type[Command]) -> None:
+    """From now on the rules fail on such a command."""
+
+    def bug(command: Command) -> Answer:
+        raise RuntimeError("a bug")
+
+    life.owner.shard._handlers[command] = bug
+
+
+# --- batches ---------------------------------------------------------------------------------
+
+
+@timeless
+async def test_an_answer_rests_on_its_record(trial: Trial) -> None:
+    """It leaves once the batch is acknowledged, and names the record."""
+    journal = trial.journal()
+    life = await trial.serve(journal)
+    await life.ask(receive(5))
+    journal.freeze()
+    asked = life.send(reserve("r1"))
+    await asyncio.sleep(60)
+    assert [] == asked.answers
+    assert Position(1, 2) == life.owner.position
+    journal.thaw()
+    answer = await asked.first()
+
+    assert Status.OK is answer.status
+    assert Head(0, 1, 3) == asked.head
+    [reserved] = trial.last.events
+    assert isinstance(reserved, Reserved)
+
+
+@timeless
+async def test_batches_form_by_themselves(trial: Trial) -> None:
+    """What comes while one append is in flight is the next batch; there is never a second one."""
+    journal = trial.journal()
+    life = await trial.serve(journal)
+    journal.freeze()
+    callers = [life.send(receive(1))]
+    await asyncio.sleep(1)
+    callers += [life.send(receive(1)) for _ in range(99)]
+    await asyncio.sleep(1)
+    assert 1 == journal.waiting
+    journal.thaw()
+    for caller in callers:
+        assert Status.OK is (await caller.first()).status
+
+    assert [1, 99] == [len(record.events) for record in trial.store.records()[3:]]
+    assert [2, *[3] * 99] == [caller.head and caller.head.sequence for caller in callers]
+
+
+@timeless
+async def test_a_batch_is_bounded_by_commands(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long queue is served in several batches, in order."""
+    monkeypatch.setattr(limits, "BATCH_COMMANDS_MAX", 10)
+    life = await trial.serve()
+    callers = [life.send(receive(1)) for _ in range(25)]
+    await callers[-1].first()
+
+    assert [10, 10, 5] == [len(record.events) for record in trial.store.records()[3:]]
+    versions = [caller.answers[0].body for caller in callers]
+    assert list(range(1, 26)) == [body.version for body in versions]  # type: ignore[union-attr]
+
+
+@timeless
+async def test_a_batch_is_bounded_by_bytes(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch closes once its events have reached the size of a record."""
+    life = await trial.serve()
+    await life.ask(receive(1))
+    monkeypatch.setattr(limits, "BATCH_BYTES_MAX", 50)
+    callers = [life.send(receive(1)) for _ in range(9)]
+    await callers[-1].first()
+
+    assert [3, 3, 3] == [len(record.events) for record in trial.store.records()[4:]]
+
+
+@timeless
+async def test_a_refusal_is_an_answer(trial: Trial) -> None:
+    """What is refused neither ends the batch nor stands in the journal."""
+    life = await trial.serve()
+    await life.ask(receive(1))
+    callers = [life.send(reserve("r1")), life.send(reserve("r2")), life.send(Commit("r1", 0))]
+    await callers[-1].first()
+
+    assert [Status.OK, Status.INSUFFICIENT_STOCK, Status.OK] == [each.status for each in callers]
+    assert 2 == len(trial.last.events)
+
+
+@timeless
+async def test_who_only_reads_appends_nothing(trial: Trial) -> None:
+    """Reads and refusals cost a proof that the shard is still ours, and rest on the last record."""
+    journal = trial.journal()
+    life = await trial.serve(journal)
+    await life.ask(receive(3))
+    stood = trial.store.positions()
+    journal.operations.clear()
+    callers = [life.send(GetStock("sku")), life.send(Commit("r1", 0)), life.send(Release("r2", 0))]
+    await callers[-1].first()
+
+    assert [Status.OK, Status.UNKNOWN_RESERVATION] == [each.status for each in callers[:2]]
+    assert ["read"] == journal.operations
+    assert stood == trial.store.positions()
+    assert [Head(0, 1, 2)] * 3 == [caller.head for caller in callers]
+    assert 1 == trial.tally.barriers
+
+
+@timeless
+async def test_an_audit_says_where_it_stands(trial: Trial) -> None:
+    """The sums are of the record that the answer names."""
+    life = await trial.serve()
+    first = life.send(receive(3))
+    audit = (await life.ask(Audit(0))).body
+    assert Status.OK is first.status
+
+    assert isinstance(audit, AuditView)
+    assert (1, 2, 3, 0) == (audit.epoch, audit.sequence, audit.on_hand, audit.drift)
+
+
+# --- time ------------------------------------------------------------------------------------
+
+
+@timeless
+async def test_holds_expire_without_anybody_asking(trial: Trial) -> None:
+    """An owner that nobody talks to wakes up for what is overdue, and journals it."""
+    life = await trial.serve()
+    await life.ask(receive(1))
+    await life.ask(reserve("r1", ttl_seconds=5))
+    await ticking(life, 7)
+
+    assert [Expired("r1")] == trial.last.events
+    assert Status.OK is (await life.ask(reserve("r2"))).status
+
+
+async def ticking(life: Life, seconds: float) -> None:
+    """Time passes, and the host looks after its owners."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + seconds
+    while loop.time() < end:
+        await asyncio.sleep(limits.TICK_SECONDS)
+        life.owner.tick(loop.time())
+
+
+@timeless
+async def test_downtime_is_not_the_shoppers_fault(trial: Trial) -> None:
+    """A hold that ran out while nobody served may be committed until the grace is over."""
+    life = await trial.serve()
+    await life.ask(receive(2))
+    await life.ask(reserve("r1", ttl_seconds=5))
+    await life.ask(reserve("r2", ttl_seconds=5))
+    await life.crash()
+    await asyncio.sleep(60)
+    life = await trial.serve(settings=ownership(grace_us=5 * limits.SECOND_US))
+    await ticking(life, 4)
+    assert Status.OK is (await life.ask(Commit("r1", 0))).status
+    await ticking(life, 2)
+
+    assert Status.RESERVATION_EXPIRED is (await life.ask(Commit("r2", 0))).status
+
+
+@timeless
+async def test_without_grace_downtime_counts(trial: Trial) -> None:
+    """The grace is what the operator set, not more."""
+    life = await trial.serve()
+    await life.ask(receive(2))
+    await life.ask(reserve("r1", ttl_seconds=5))
+    await life.stop()
+    await asyncio.sleep(60)
+    life = await trial.serve()
+
+    assert Status.RESERVATION_EXPIRED is (await life.ask(Commit("r1", 0))).status
+
+
+@timeless
+async def test_time_does_not_go_back(trial: Trial) -> None:
+    """On a host whose wall clock is behind, the shard goes on from the last stamp."""
+    life = await trial.serve()
+    await life.ask(receive(2))
+    await life.ask(reserve("r1", ttl_seconds=60))
+    await life.crash()
+    stamp = trial.last.stamp
+    trial.wall_offset = -3600
+    life = await trial.serve()
+    assert stamp <= trial.opened.opened_at < stamp + limits.SECOND_US
+    await ticking(life, 61)
+
+    assert Status.RESERVATION_EXPIRED is (await life.ask(Commit("r1", 0))).status
+
+
+@timeless
+async def test_settings_come_with_the_ownership(trial: Trial) -> None:
+    """What the operator sets is journaled, and holds from the next opening on."""
+    settings = ownership()._replace(finished_window_us=1, returns_window_us=2, keys_window_us=3)
+    await (await trial.serve(settings=settings)).stop()
+    assert (1, 2, 3) == (
+        trial.opened.finished_window_us,
+        trial.opened.returns_window_us,
+        trial.opened.keys_window_us,
+    )
+    life = await trial.serve()
+    assert limits.FINISHED_WINDOW_US == life.owner.shard.state.finished_window_us
+
+
+@timeless
+async def test_remembering_is_bounded(trial: Trial) -> None:
+    """A shard that may remember no more refuses what it would have to remember."""
+    life = await trial.serve(settings=ownership()._replace(remembered_max=2))
+    await life.ask(receive(9))
+    statuses = [(await life.ask(reserve(f"r{number}"))).status for number in range(3)]
+
+    assert [Status.OK, Status.OK, Status.MEMORY_FULL] == statuses
+
+
+# --- deadlines -------------------------------------------------------------------------------
+
+
+@timeless
+async def test_a_deadline_in_the_queue(trial: Trial) -> None:
+    """What no batch has taken by then is certainly not done, and stays undone."""
+    journal = trial.journal()
+    life = await trial.serve(journal)
+    await life.ask(receive(9))
+    journal.freeze()
+    life.send(receive(1))
+    await asyncio.sleep(1)
+    late = life.send(reserve("late"), 5)
+    patient = life.send(reserve("patient"), 60)
+    await ticking(life, 6)
+    assert [Answer(Status.NOT_DONE)] == late.answers
+    journal.thaw()
+
+    assert Status.OK is (await patient.first()).status
+    assert Status.UNKNOWN_RESERVATION is (await life.ask(GetReservation("late", 0))).status
+    assert 1 == len(late.answers)
+
+
+@timeless
+async def test_a_deadline_in_flight(trial: Trial) -> None:
+    """Of what is in an unacknowledged batch nobody knows, until it is asked again."""
+    journal = trial.journal()
+    life = await trial.serve(journal)
+    await life.ask(receive(9))
+    journal.freeze()
+    late = life.send(reserve("late"), 5)
+    await ticking(life, 6)
+    assert [Answer(Status.OUTCOME_UNKNOWN)] * len(late.answers) == late.answers
+    assert Status.OUTCOME_UNKNOWN is late.status
+    journal.thaw()
+
+    assert Status.REPLAYED is (await life.ask(reserve("late"))).status
+
+
+@timeless
+async def test_deadlines_behind_later_ones(trial: Trial) -> None:
+    """Short deadlines end behind long ones, too, again and again."""
+    journal = trial.journal()
+    journal.freeze()
+    life = trial.begin(journal)
+    long = life.send(reserve("a"), 60)
+    short = [life.send(reserve("b"), seconds) for seconds in (3, 1, 2)]
+    for seconds, expected in ((1.1, [1]), (1, [1, 2]), (1, [0, 1, 2])):
+        await ticking(life, seconds)
+        assert expected == [number for number, each in enumerate(short) if each.answers]
+    assert {Status.NOT_DONE} == {each.status for each in short}
+    assert [] == long.answers
+    journal.thaw()
+
+    assert Status.INSUFFICIENT_STOCK is (await long.first()).status
+
+
+@timeless
+async def test_a_deadline_that_a_batch_finds(trial: Trial) -> None:
+    """Between two looks of the host a batch takes nothing that is late already."""
+    journal = trial.journal()
+    life = await trial.serve(journal)
+    journal.freeze()
+    first = life.send(receive(9))
+    await asyncio.sleep(0.01)
+    late = life.send(reserve("late"), 1)
+    await asyncio.sleep(2)
+    journal.thaw()
+    await first.first()
+
+    assert Status.NOT_DONE is (await late.first()).status
+
+
+@timeless
+async def test_deadlines_pass_while_the_journal_is_full(trial: Trial) -> None:
+    """OOM: one batch waits for room, its waiters and those behind it are answered in time."""
+    life = await trial.serve()
+    await life.ask(receive(9))
+    trial.store.busy = "OOM"
+    flying = life.send(reserve("flying"), 5)
+    await ticking(life, 1)
+    queued = life.send(reserve("queued"), 5)
+    await ticking(life, 6)
+    assert Status.OUTCOME_UNKNOWN is flying.status
+    assert Status.NOT_DONE is queued.status
+    trial.store.busy = None
+
+    assert Status.REPLAYED is (await life.ask(reserve("flying"))).status
+    assert Status.OK is (await life.ask(reserve("queued"))).status
+
+
+# --- leaving ---------------------------------------------------------------------------------
+
+
+@timeless
+async def test_leaving_in_order(trial: Trial) -> None:
+    """What is queued is served, what comes later is another's, and nothing is left running."""
+    journal = trial.journal()
+    life = await trial.serve(journal)
+    journal.freeze()
+    callers = [life.send(receive(1))]
+    await asyncio.sleep(1)
+    callers += [life.send(receive(1)), life.send(GetStock("sku"))]
+    life.owner.stop()
+    assert Phase.LEAVING is life.owner.phase
+    assert Answer(Status.MOVED, MovedTo(0, 1, "")) == life.owner.refusal()
+    journal.thaw()
+    assert Phase.RELEASED is await life.ended()
+
+    assert {Status.OK} == {caller.status for caller in callers}
+    assert Status.MOVED is life.send(receive(1)).status
+    assert {asyncio.current_task()} == asyncio.all_tasks()
+
+
+class Again:
+    """One who asks again as soon as it is answered, whatever the answer."""
+
+    deadline = float("inf")
+
+    def __init__(self, life: Life, phases: set[Phase]) -> None:
+        self.life = life
+        self.phases = phases
+        self.count = 0
+
+    def answer(self, index: int, answer: Answer, head: Head | None = None) -> None:
+        self.count += 1
+        if self.life.owner.phase in self.phases and self.count < 5_000:
+            self.life.owner.submit(self, 0, GetStock("sku"))
+
+
+@timeless
+async def test_leaving_under_load(trial: Trial) -> None:
+    """Whoever goes on asking does not keep an owner from leaving."""
+    life = await trial.serve()
+    asker = Again(life, {Phase.SERVING})
+    for _ in range(2):
+        life.owner.submit(asker, 0, GetStock("sku"))
+    await asyncio.sleep(0)
+    life.owner.stop()
+
+    assert Phase.RELEASED is await life.ended()
+    assert asker.count < 100
+
+
+@timeless
+async def test_leaving_before_it_has_come(trial: Trial) -> None:
+    """Who is told to leave while the shard comes up serves what waits for it, and no more."""
+    journal = trial.journal()
+    journal.freeze()
+    life = trial.begin(journal)
+    asker = Again(life, {Phase.SERVING})
+    waiting = life.send(receive(1))
+    life.owner.submit(asker, 0, GetStock("sku"))
+    life.owner.stop()
+    await asyncio.sleep(1)
+    journal.thaw()
+
+    assert Phase.RELEASED is await life.ended()
+    assert Status.OK is waiting.status
+    assert asker.count < 100
+
+
+@timeless
+async def test_the_end_of_the_process(trial: Trial) -> None:
+    """Cancelled in the middle of an append, an owner tells everybody what it knows."""
+    journal = trial.journal()
+    life = await trial.serve(journal)
+    journal.freeze()
+    flying = life.send(receive(1))
+    await asyncio.sleep(1)
+    queued = life.send(receive(1))
+    life.task.cancel()
+    await asyncio.wait([life.task])
+
+    assert Phase.RELEASED is life.owner.phase
+    assert Status.OUTCOME_UNKNOWN is flying.status
+    assert Status.MOVED is queued.status
+
+
+# --- fenced ----------------------------------------------------------------------------------
+
+
+@timeless
+async def test_a_frozen_owner_that_was_replaced(trial: Trial) -> None:
+    """It appends nothing and answers nothing that it should not: its waiters learn just that."""
+    journal = trial.journal()
+    life = await trial.serve(journal)
+    await life.ask(receive(9))
+    journal.freeze()
+    flying = life.send(reserve("flying"))
+    await asyncio.sleep(1)
+    queued = life.send(reserve("queued"))
+    other = await trial.serve()
+    await other.ask(reserve("theirs"))
+    stood = trial.store.positions()
+    journal.thaw()
+
+    assert Phase.FENCED is await life.ended()
+    assert Answer(Status.OUTCOME_UNKNOWN) == await flying.first()
+    assert Answer(Status.MOVED, MovedTo(0, 1, "")) == await queued.first()
+    assert Status.MOVED is life.send(receive(1)).status
+    assert stood == trial.store.positions()
+    assert Status.UNKNOWN_RESERVATION is (await other.ask(GetReservation("flying", 0))).status
+
+
+@timeless
+async def test_a_batch_that_came_before_the_claim(trial: Trial) -> None:
+    """It counts, though its owner may not say so; asking the new one again finds out."""
+    journal = trial.journal()
+    life = await trial.serve(journal)
+    await life.ask(receive(9))
+    journal.fault_next(REPLY)
+    journal.once("read", journal.freeze)
+    flying = life.send(reserve("flying"))
+    await eventually(lambda: journal.waiting == 1)
+    other = await trial.serve()
+    journal.thaw()
+
+    assert Phase.FENCED is await life.ended()
+    assert Status.OUTCOME_UNKNOWN is flying.status
+    assert Status.REPLAYED is (await other.ask(reserve("flying"))).status
+
+
+@timeless
+async def test_reads_are_fenced_as_well(trial: Trial) -> None:
+    """A replaced owner does not tell what was true when it was replaced."""
+    life = await trial.serve()
+    await life.ask(receive(9))
+    other = await trial.serve()
+    await other.ask(reserve("theirs", 9))
+    stale = life.send(GetStock("sku"))
+
+    assert Phase.FENCED is await life.ended()
+    assert [Answer(Status.OUTCOME_UNKNOWN)] == stale.answers
+
+
+@timeless
+async def test_an_idle_owner_finds_out(trial: Trial) -> None:
+    """Nobody asks it anything: within a second or so it has asked the journal itself."""
+    life = await trial.serve()
+    await ticking(life, 30)
+    assert not life.task.done()
+    assert 20 < trial.tally.barriers < 40
+    assert asyncio.get_running_loop().time() - life.owner.proven_at < 2 * limits.PROVE_SECONDS
+    await trial.serve()
+    await ticking(life, 2 * limits.PROVE_SECONDS)
+
+    assert Phase.FENCED is life.owner.phase
+
+
+@timeless
+async def test_an_owner_of_a_busy_shard_proves_itself_by_appending(trial: Trial) -> None:
+    """Proofs are for those who are idle."""
+    life = await trial.serve()
+    for _ in range(10):
+        await life.ask(receive(1))
+        await ticking(life, 0.5)
+
+    assert 0 == trial.tally.barriers
+
+
+# --- the journal is not what it was ----------------------------------------------------------
+
+
+@timeless
+async def test_the_journal_forgot_too_much(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing more is served from a journal that lost what was acknowledged."""
+    monkeypatch.setattr(limits, "RING_BYTES_MAX", 300)
+    life = await trial.serve()
+    await life.go_on(20)
+    trial.store.forget(0, Position(1, 5))
+    trial.store.restart()
+    asked = [life.send(receive(1)), life.send(GetStock("sku"))]
+
+    assert Phase.FAILED is await life.ended()
+    assert "Regressed" in life.owner.reason
+    assert [Status.OUTCOME_UNKNOWN] * 2 == [caller.status for caller in asked]
+    assert Answer(Status.SHARD_STOPPED) == life.owner.refusal()
+
+
+@timeless
+async def test_the_journal_vanished(trial: Trial) -> None:
+    """A stream that is gone is not begun anew, not even by the next owner that knew of it."""
+    life = await trial.serve()
+    await life.ask(receive(1))
+    trial.store.drop(0)
+    asked = life.send(receive(1))
+
+    assert Phase.FAILED is await life.ended()
+    assert Status.OUTCOME_UNKNOWN is asked.status
+
+
+@timeless
+async def test_the_claim_is_within_the_ring(trial: Trial) -> None:
+    """Back to before a takeover: the new owner gives back its claim, and all since."""
+    await trial.live(1)
+    life = await trial.serve()
+    await life.ask(receive(9))
+    stood = trial.store.positions()
+    trial.store.forget(0, Position(2, 0))
+    trial.store.restart()
+
+    assert Status.OK is (await life.ask(reserve("r1"))).status
+    assert [*stood, Position(2, 3)] == trial.store.positions()
+    found = trial.lived()
+    await trial.serve()
+    assert found == trial.opened.digest
+
+
+@timeless
+async def test_the_same_position_of_another(trial: Trial) -> None:
+    """The journal forgot our epoch and another took the same one: the two do not mix."""
+    life = await trial.serve()
+    await life.ask(receive(100))
+    trial.store.forget(0, Position(1, 0))
+    trial.store.restart()
+    other = await trial.serve()
+    while (other.owner.position or Position(0, 0)) < Position(1, 2):
+        await other.ask(receive(100))
+    ours = life.send(reserve("ours"))
+    assert Phase.FENCED is await life.ended()
+
+    assert Status.OUTCOME_UNKNOWN is ours.status
+    assert Status.OK is (await other.ask(reserve("theirs"))).status
+
+
+@timeless
+async def test_a_server_that_serves_two_histories(trial: Trial) -> None:
+    """Refused by a process that held a stray copy; the process after it takes the batch."""
+    journal = trial.journal()
+    life = await trial.serve(journal)
+    await life.ask(receive(5))
+    journal.fault_next(REPLY)
+    stray = []
+
+    def lose() -> None:
+        stray.append(trial.store.entries()[-1])
+        trial.store.forget(0, stray[0].position)
+        trial.store.restart()
+        journal.once("append", come_back)
+
+    def come_back() -> None:
+        trial.store.append(0, *stray[0], create=False)
+        journal.once("read", vanish)
+
+    def vanish() -> None:
+        trial.store.forget(0, stray[0].position)
+        trial.store.restart()
+
+    journal.once("read", lose)
+
+    assert Status.OK is (await life.ask(receive(5))).status
+    assert 10 == _on_hand(await life.ask(GetStock("sku")))
+
+
+def _on_hand(answer: Answer) -> int:
+    assert isinstance(answer.body, StockView)
+    return answer.body.on_hand
+
+
+# --- bugs ------------------------------------------------------------------------------------
+
+
+@timeless
+async def test_a_bug_costs_one_owner(trial: Trial) -> None:
+    """Everybody is answered, nothing of the open batch is journaled, the shard comes back."""
+    life = await trial.serve()
+    await life.ask(receive(10))
+    stood = trial.store.positions()
+    break_rules(life, Commit)
+    callers = [life.send(reserve("a")), life.send(Commit("a", 0)), life.send(reserve("b"))]
+
+    assert Phase.BROKEN is await life.ended()
+    assert "RuntimeError: a bug" == life.owner.reason
+    expected = [Status.OUTCOME_UNKNOWN, Status.OUTCOME_UNKNOWN, Status.MOVED]
+    assert expected == [caller.status for caller in callers]
+    assert stood == trial.store.positions()
+    other = await trial.serve()
+    assert Status.OK is (await other.ask(reserve("a"))).status
+
+
+# --- counting --------------------------------------------------------------------------------
+
+
+@timeless
+async def test_what_is_counted(trial: Trial) -> None:
+    """Batches, bytes, events, proofs, and what came of every command."""
+    life = await trial.serve()
+    await life.ask(receive(1))
+    await life.ask(reserve("r1"))
+    await life.ask(reserve("r2"))
+    await life.ask(Extend("r1", 900, 0))
+    tally = trial.tally
+
+    assert (3, 3, 1) == (tally.appends, tally.batched, tally.barriers)
+    written = sum(len(entry.record) for entry in trial.store.entries()[3:])
+    assert written == tally.appended_bytes
+    assert 3 == sum(tally.seconds) == sum(tally.batch) == tally.batch[0]
+    outcomes = tally.outcomes[Reserve]
+    assert (1, 1) == (outcomes[Status.OK], outcomes[Status.INSUFFICIENT_STOCK])
+    assert 2 == sum(outcomes)
+
+
+@timeless
+async def test_batches_and_times_are_counted_by_size(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each in the first bucket that holds it, the largest in the last."""
+    monkeypatch.setattr(limits, "BATCH_COMMANDS_MAX", 5_000)
+    journal = trial.journal()
+    life = await trial.serve(journal)
+    for count in (1, 3, 2_000):
+        callers = [life.send(receive(1)) for _ in range(count)]
+        journal.freeze()
+        await asyncio.sleep(count / 100)
+        journal.thaw()
+        await callers[-1].first()
+
+    buckets = len(Tally.BATCH)
+    expected = [1, 0, 1, *[0] * (buckets - 3), 1]
+    assert expected == trial.tally.batch
+    seconds = dict(zip([*Tally.SECONDS, None], trial.tally.seconds, strict=True))
+    assert {0.01: 1, 0.05: 1, None: 1} == {at: count for at, count in seconds.items() if count}
+    assert 20.04 == pytest.approx(trial.tally.elapsed)
