@@ -226,6 +226,9 @@ class Caller:
             self.head = head
             self._answered.set_result(answer)
 
+    def answer_all(self, index: int, answers: list[Answer], head: Head | None = None) -> None:
+        self.answer(index, answers[0], head)
+
     async def first(self) -> Answer:
         """The answer that counts."""
         answer: Answer = await asyncio.shield(self._answered)
