@@ -179,7 +179,7 @@ class SnapshotReader:
         kind, raw = self._prove(data)
         try:
             self._take(kind, raw)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, struct.error) as error:
             raise CorruptSnapshotError(f"{self._where()}: does not decode: {error}") from error
         self.chunks += 1
 
