@@ -13,14 +13,16 @@ may be a frozen one that has woken up, and is of no more use to anybody.
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, NamedTuple, Protocol
+from zlib import crc32
 
 import structlog
 
 from actors.clock import Clock
 from actors.config import Settings
+from actors.inbox import Portion
 from actors.journal import BusyError, Journal, JournalError, LostError, Memory
 from actors.marks import CorruptMarkError, Marks
-from actors.owner import CLOSED, ENDED, Owner, Ownership, Phase, Tally, Waiter
+from actors.owner import CLOSED, ENDED, Owner, Ownership, Phase, Tally
 from actors.pending import NOT_DONE, Gathered, Pending, Single
 from actors.recovery import Floor
 from actors.statistics import measure
@@ -115,6 +117,7 @@ class Host:
         """How often each shard met a bug."""
         self._again: dict[int, list[Floor]] = {}
         """Shards that were assigned anew while they were being released."""
+        self._stopping = False
         self._full = False
         """The journal's server is so full that new reserves are refused."""
         self._fill = 0.0
@@ -132,6 +135,8 @@ class Host:
 
     def assign(self, shard: int, floor: Floor | None) -> None:
         """Claim `shard`, recover it, serve it; the journal must reach `floor`."""
+        if self._stopping:
+            return
         floors = [] if floor is None else [floor]
         owner = self._owners.get(shard)
         if owner is None or owner.phase in ENDED:
@@ -141,6 +146,7 @@ class Host:
 
     def release(self, shard: int) -> None:
         """Serve what is queued for `shard`, then leave it."""
+        self._again.pop(shard, None)
         owner = self._owners.get(shard)
         if owner is not None:
             owner.stop()
@@ -168,15 +174,20 @@ class Host:
         await owner.run(floors)
         self._mark(owner)
         await self._write_marks()
-        if owner.phase is Phase.BROKEN:
+        if self._owners.get(owner.number) is owner:
+            self._follow(owner, floors)
+        self._on_change()
+
+    def _follow(self, owner: Owner, floors: list[Floor]) -> None:
+        """The owner of a shard has ended: what becomes of the shard here."""
+        if owner.phase is Phase.BROKEN and not owner.is_stopping:
             self._mend(owner, floors)
-        elif self._owners.get(owner.number) is owner and owner.phase is not Phase.FAILED:
+        elif owner.phase is not Phase.FAILED:
             del self._owners[owner.number]
             if owner.number in self._again:
                 self._own(owner.number, self._again.pop(owner.number))
             elif not self._owners and owner.phase is Phase.FENCED:
                 self._on_empty()
-        self._on_change()
 
     def _mend(self, owner: Owner, floors: list[Floor]) -> None:
         """The rules failed on some command: the journal still has the truth."""
@@ -215,6 +226,8 @@ class Host:
 
     async def stop(self) -> None:
         """Serve what is queued, write the marks, leave every shard."""
+        self._stopping = True
+        self._again.clear()
         for owner in self._owners.values():
             owner.stop()
         if self._tasks:
@@ -239,40 +252,63 @@ class Host:
             pending = Single(request.request_id, deadline, reply)
         else:
             pending = Pending(request.request_id, len(commands), deadline, reply)
-        owners, shards = self._owners, self._shards
+        if len(commands) == 1:
+            owner = self._owner_of(commands[0], pending, 0)
+            if owner is not None:
+                self._queue(owner, Portion(pending, 0, commands))
+            return
+        run: list[Command] = []
+        last: Owner | None = None
         for index, command in enumerate(commands):
-            if type(command) is Reserve:
-                if self._full:
-                    pending.answer(index, Answer(Status.MEMORY_FULL))
-                    continue
-                lines = command.lines
-                if len(lines) == 1:
-                    shard = shard_of(lines[0].sku, shards)
-                else:
-                    shard = home_of([line.sku for line in lines], shards)
+            owner = self._owner_of(command, pending, index)
+            if owner is not last and last is not None:
+                self._queue(last, Portion(pending, index - len(run), run))
+                run = []
+            if owner is not None:
+                run.append(command)
+            last = owner
+        if last is not None:
+            self._queue(last, Portion(pending, len(commands) - len(run), run))
+
+    def _owner_of(self, command: Command, pending: Pending | Single, index: int) -> Owner | None:
+        """Who decides the command; None if it is answered, or taken care of otherwise."""
+        if type(command) is Reserve:
+            if self._full:
+                pending.answer(index, Answer(Status.MEMORY_FULL))
+                return None
+            lines = command.lines
+            if len(lines) == 1:
+                shard = crc32(lines[0].sku.encode()) % self._shards  # as placement.shard_of does
             else:
-                found = self._shard_of(command, pending, index)
-                if found is None:
-                    continue
-                shard = found
-            owner = owners.get(shard)
-            if owner is None:
-                pending.answer(index, Answer(Status.MOVED, MovedTo(shard, 0, "")))
-            elif owner.phase in CLOSED:
-                pending.answer(index, owner.refusal())
-            else:
-                self._queue(owner, pending, index, command)
+                shard = home_of([line.sku for line in lines], self._shards)
+        else:
+            found = self._shard_of(command, pending, index)
+            if found is None:
+                return None
+            shard = found
+        owner = self._owners.get(shard)
+        if owner is None:
+            pending.answer(index, Answer(Status.MOVED, MovedTo(shard, 0, "")))
+        elif owner.phase in CLOSED:
+            pending.answer(index, owner.refusal())
+        elif type(command) is Audit:
+            owner.submit(pending, index, command)
+        else:
+            return owner
+        return None
 
     @staticmethod
-    def _queue(owner: Owner, waiter: Waiter, index: int, command: Command) -> None:
-        """Give the owner a command, unless too many wait there already."""
-        waiting = len(owner.queue)
-        if waiting >= limits.SHARD_QUEUE_SHED_RESERVES and (
-            type(command) is Reserve or waiting >= limits.SHARD_QUEUE_COMMANDS_MAX
-        ):
-            waiter.answer(index, Answer(Status.OVERLOADED))
+    def _queue(owner: Owner, portion: Portion) -> None:
+        """Give the owner commands, unless too many wait there already."""
+        waiting = len(owner.inbox)
+        if waiting < limits.SHARD_QUEUE_SHED_RESERVES:
+            owner.put(portion)
             return
-        owner.submit(waiter, index, command)
+        for number, command in enumerate(portion.commands, portion.first):
+            if type(command) is Reserve or len(owner.inbox) >= limits.SHARD_QUEUE_COMMANDS_MAX:
+                portion.waiter.answer(number, Answer(Status.OVERLOADED))
+            else:
+                owner.submit(portion.waiter, number, command)
 
     def _shard_of(self, command: Any, pending: Pending | Single, index: int) -> int | None:
         """The command's shard; None if the command was taken care of otherwise."""
@@ -301,7 +337,7 @@ class Host:
             return
         gathered = Gathered(pending, index, len(owners), _all_homes)
         for owner in owners:
-            self._queue(owner, gathered, owner.number, command)
+            self._queue(owner, Portion(gathered, owner.number, [command]))
 
     def _find_and(self, command: Any, pending: Pending | Single, index: int) -> None:
         """A command without a home, from a caller who came straight here: the shard that knows the
@@ -311,12 +347,12 @@ class Host:
         if len(knowing) > 1:
             pending.answer(index, Answer(Status.AMBIGUOUS_RESERVATION))
         elif knowing:
-            self._queue(knowing[0], pending, index, command)
+            self._queue(knowing[0], Portion(pending, index, [command]))
         elif len(owners) == self._shards:
             ask = GetReservation(command.reservation_id, scope=command.scope)
             gathered = Gathered(pending, index, len(owners), _nowhere)
             for owner in owners:
-                self._queue(owner, gathered, owner.number, ask)
+                self._queue(owner, Portion(gathered, owner.number, [ask]))
         else:
             pending.answer(index, NOT_DONE)
 
@@ -356,7 +392,7 @@ class Host:
         except JournalError as error:
             _log.error("memory_not_told", error=str(error))
             return
-        self._fill = memory.used / memory.limit
+        self._fill = memory.used / memory.limit if memory.limit else 0.0
         self._full = self._fill >= limits.MEMORY_REFUSE
         if self._fill >= limits.MEMORY_SNAPSHOT:
             for owner in self._owners.values():

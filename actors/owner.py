@@ -31,7 +31,7 @@ from actors.recovery import Floor, GenesisError, claim, opened, recover
 from actors.snapshotter import Snapshotter
 from engine import limits
 from engine.codec import START, CorruptRecordError, Position, encode_event
-from engine.messages import Answer, AuditView, Command, Event, Head, MovedTo, Status
+from engine.messages import Answer, Audit, Command, Head, MovedTo, Status
 from engine.shard import Shard
 from engine.snapshot import CorruptSnapshotError
 
@@ -153,7 +153,10 @@ class Owner:
 
     def submit(self, waiter: Waiter, index: int, command: Command) -> None:
         """Queue one command; it is answered through `waiter`."""
-        self.put(Portion(waiter, index, [command]))
+        if isinstance(command, Audit):
+            self._audit(waiter, index)
+        else:
+            self.put(Portion(waiter, index, [command]))
 
     def put(self, portion: Portion) -> None:
         """Queue commands; they are answered through their waiter."""
@@ -161,6 +164,14 @@ class Owner:
         wake = self._wake
         if wake is not None and not wake.done():
             wake.set_result(None)
+
+    def _audit(self, waiter: Waiter, index: int) -> None:
+        """Check the shard's sums, beside its batches; answered through `waiter`."""
+        if self.phase is not Phase.SERVING or self.snapshotter is None:
+            waiter.answer(index, NOT_DONE)
+            return
+        self.snapshotter.audit(lambda answer: waiter.answer(index, answer))
+        self.poke(prove=True)
 
     def poke(self, *, prove: bool = False) -> None:
         """Look for work that no command brings; `prove`: ask the journal if the shard is ours."""
@@ -307,53 +318,52 @@ class Owner:
 
     def _has_chores(self) -> bool:
         assert self.snapshotter is not None
-        return (
-            self._prove_now
-            or self.snapshotter.taken is not None
-            or self.shard.due(self._clock.now())
-        )
+        return self._prove_now or self.snapshotter.is_waiting or self.shard.due(self._clock.now())
 
     def _execute(self) -> list[Answer]:
         """Decide what is queued, up to the bounds of a batch; `in_flight` then waits for it."""
-        inbox, answers, size = self.inbox, list[Answer](), 0
+        inbox, answers, decided = self.inbox, list[Answer](), 0
         now = self._loop.time()
         self.in_flight = []
         self._encoded = [encode_event(event) for event in self.shard.events]
+        self.shard.events.clear()
         size = sum(map(len, self._encoded))
         room = limits.BATCH_COMMANDS_MAX
         while inbox and room > 0 and size < limits.BATCH_BYTES_MAX:
-            portion = inbox.take(min(room, limits.PORTION_COMMANDS_MAX))
+            portion = inbox.take(room)
             if portion.waiter.deadline <= now:
                 portion.answer(NOT_DONE)
                 continue
             self.in_flight.append(portion)
-            room -= len(portion.commands)
             size = self._decide(portion.commands, answers, size)
+            done = len(answers) - decided
+            if done < len(portion.commands):
+                self.in_flight[-1], rest = portion.split(done)
+                inbox.put_back(rest)
+            decided += done
+            room -= done
         return answers
 
     def _decide(self, commands: list[Command], answers: list[Answer], size: int) -> int:
-        """Decide each, and encode what happened; `size`, grown by that.
-
-        Commands beyond the bound of a batch's bytes are answered as not done.
-        """
+        """Decide each, and encode what happened, until `size` has grown to a batch's bytes."""
         handlers, events, encoded = self.shard.handlers, self.shard.events, self._encoded
         outcomes = self._tally.outcomes
         kind: type[Command] | None = None
         counts: list[int] = []
         for command in commands:
-            if size >= limits.BATCH_BYTES_MAX:
-                answers.append(NOT_DONE)
-                continue
             if type(command) is not kind:
                 kind = type(command)
                 counts = outcomes.setdefault(kind, [0] * limits.STATUSES_MAX)
             answer = handlers[kind](command)
             answers.append(answer)
             counts[answer.status] += 1
-            while len(encoded) < len(events):
-                raw = encode_event(events[len(encoded)])
+            for event in events:
+                raw = encode_event(event)
                 size += len(raw)
                 encoded.append(raw)
+            events.clear()
+            if size >= limits.BATCH_BYTES_MAX:
+                break
         return size
 
     async def _batch(self, answers: list[Answer]) -> None:
@@ -362,9 +372,8 @@ class Owner:
         assert appender is not None
         assert snapshotter is not None
         shard = self.shard
-        events: list[Event] = shard.close()
         encoded = self._encoded
-        encoded += [encode_event(each) for each in events[len(encoded) :]]
+        shard.close()
         announced = snapshotter.announce()
         if announced is not None:
             encoded.append(encode_event(announced))

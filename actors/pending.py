@@ -44,6 +44,16 @@ class Pending:
             answers = cast(list[Answer], self._answers)
             self._reply(Response(self._request_id, answers, heads))
 
+    def answer_all(self, index: int, answers: list[Answer], head: Head | None = None) -> None:
+        """As many commands are answered, from number `index` on; the first answers count."""
+        if self._missing == len(self._answers) == len(answers):
+            self._answers[:] = answers
+            self._missing = 0
+            self._reply(Response(self._request_id, answers, [] if head is None else [head]))
+            return
+        for number, answer in enumerate(answers, index):
+            self.answer(number, answer, head)
+
 
 class Single:
     """A request of one command, which is what most callers send: `Pending` without its lists."""
@@ -60,6 +70,10 @@ class Single:
         reply, self._reply = self._reply, None
         if reply is not None:
             reply(Response(self._request_id, [answer], [] if head is None else [head]))
+
+    def answer_all(self, index: int, answers: list[Answer], head: Head | None = None) -> None:
+        """See Pending."""
+        self.answer(index, answers[0], head)
 
 
 class Gathered:
@@ -88,3 +102,7 @@ class Gathered:
         self._answers[index] = answer
         if len(self._answers) == self._missing:
             self._pending.answer(self._index, self._combine(list(self._answers.values())), head)
+
+    def answer_all(self, index: int, answers: list[Answer], head: Head | None = None) -> None:
+        """Each shard is asked one thing."""
+        self.answer(index, answers[0], head)

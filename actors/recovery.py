@@ -58,6 +58,7 @@ class Recovered(NamedTuple):
     """A shard as it was after the last record before our claim."""
 
     shard: Shard
+    digest: bytes
     last_position: Position
     last_checksum: int
     generations: list[Position]
@@ -217,7 +218,8 @@ async def recover(
     CorruptSnapshotError, RegressedError, GenesisError or FencedError.
     """
     shard, reader = await _restore_newest(journal, make_shard, progress)
-    replay = _Replay(shard, ours, list(floors), reader)
+    cut = None if reader is None else await asyncio.to_thread(shard.digest)
+    replay = _Replay(shard, ours, list(floors), reader, cut)
     written = 0
     while not replay.done:
         page = await _read(journal, shard.number, replay.position, _PAGE)
@@ -227,8 +229,8 @@ async def recover(
             if not replay.done:
                 replay.take(decode_record(entry.record, shard.number, entry.position))
                 written += len(entry.record)
+                await asyncio.sleep(0)  # others share this loop: heartbeats, other shards
         progress(replay.records)
-        await asyncio.sleep(0)
     state = shard.state
     _check_installation(
         shard.number,
@@ -236,8 +238,11 @@ async def recover(
         (cluster_id, shard.shards, HASH),
     )
     generations = [] if reader is None else [reader.previous, reader.position]
+    progress(replay.records + 1)
+    digest = await asyncio.to_thread(shard.digest)
     return Recovered(
         shard,
+        digest,
         replay.position,
         replay.checksum,
         [each for each in generations if each != START],
@@ -289,9 +294,14 @@ class _Replay:
     """Applies records one by one, and checks what a recovery must check."""
 
     def __init__(
-        self, shard: Shard, claim: Entry, floors: list[Floor], reader: SnapshotReader | None
+        self,
+        shard: Shard,
+        claim: Entry,
+        floors: list[Floor],
+        reader: SnapshotReader | None,
+        digest: bytes | None,
     ) -> None:
-        """`reader`: has restored `shard`, unless None."""
+        """`reader`: has restored `shard`, whose digest is `digest`; or both are None."""
         self._shard = shard
         self._claim = claim
         self._floors = sorted(floors, key=lambda floor: floor.position)
@@ -305,7 +315,8 @@ class _Replay:
         self.done = False
         if reader is not None:
             cut, checksum = reader.position, reader.checksum
-            self._cut = (cut, shard.digest())
+            assert digest is not None
+            self._cut = (cut, digest)
             self._before = Record(shard.number, cut, 0, 0, START, [], checksum)
             self._floors = [each for each in self._floors if each.position >= cut]
             self._reach(cut, checksum)
@@ -389,7 +400,7 @@ def opened(
     return Opened(
         *recovered.last_position,
         recovered.last_checksum,
-        recovered.shard.digest(),
+        recovered.digest,
         stamp,
         stamp + grace_us,
         finished_window_us,

@@ -23,9 +23,11 @@ import structlog
 
 from actors.appender import Appender
 from actors.journal import BusyError, Journal, LostError
+from actors.pending import NOT_DONE
 from engine import limits
+from engine.audit import audit
 from engine.codec import START, Position
-from engine.messages import SnapshotBegun, SnapshotTaken
+from engine.messages import Answer, SnapshotBegun, SnapshotTaken, Status
 from engine.shard import Shard
 from engine.snapshot import SnapshotReader, SnapshotWriter, chunk_name
 
@@ -43,15 +45,15 @@ class Snapshotter:
         shard: Shard,
         appender: Appender,
         generations: list[Position],
-        on_taken: Callable[[], None],
+        on_waiting: Callable[[], None],
     ) -> None:
-        """`generations`: the snapshots that are kept, older first; `on_taken` is called when a
-        snapshot waits to be announced."""
+        """`generations`: the snapshots that are kept, older first; `on_waiting` is called
+        when a batch is needed for something to go on."""
         self._journal = journal
         self._shard = shard
         self._appender = appender
         self._generations = generations
-        self._on_taken = on_taken
+        self._on_waiting = on_waiting
         self._task: asyncio.Task[None] | None = None
         self._bytes = 0
         self._events = 0
@@ -61,6 +63,8 @@ class Snapshotter:
         self._begun: Position | None = None
         """Where the record of this batch will stand, that says that a snapshot is begun there."""
         self._acknowledged: Position | None = None
+        self._audits: list[Callable[[Answer], None]] = []
+        """Who waits for an audit."""
         self.taken: SnapshotTaken | None = None
         """A complete snapshot that waits to be announced."""
         self.count = 0
@@ -69,6 +73,15 @@ class Snapshotter:
         """A batch was journaled."""
         self._events += events
         self._bytes += written
+
+    def audit(self, done: Callable[[Answer], None]) -> None:
+        """Check the shard as of the end of a batch soon; `done` gets the answer."""
+        self._audits.append(done)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a batch is needed for something to go on."""
+        return self.taken is not None or (bool(self._audits) and self._task is None)
 
     def want(self) -> None:
         """Take a snapshot soon: the journal's server is filling up."""
@@ -110,6 +123,8 @@ class Snapshotter:
             self._start(self._store(self._cut(), self._journal.run_id))
         elif begun is not None:
             self._wanted = True  # a pass stands after it
+        elif self._audits and self._task is None:
+            self._start(self._audit(self._cut()))
 
     def _cut(self) -> SnapshotWriter:
         appender = self._appender
@@ -125,13 +140,37 @@ class Snapshotter:
         """Leave off: the shard is not ours any more, or goes down."""
         if self._task is not None:
             self._task.cancel()
+        audits, self._audits = self._audits, []
+        for done in audits:
+            done(NOT_DONE)
 
     async def stop(self) -> None:
         """Leave off, and wait until that is so."""
         task = self._task
+        self.cancel()
         if task is not None:
-            task.cancel()
             await asyncio.wait([task])
+
+    async def _audit(self, writer: SnapshotWriter) -> None:
+        """Build a second state from a snapshot that is not stored, and recompute all of it.
+
+        A shard may hold millions of reservations, and must go on: the snapshot comes in slices, and
+        the sums are made on another thread.
+        """
+        number = self._shard.number
+        copy = Shard(number, self._shard.shards)
+        reader = SnapshotReader(copy.state, number, writer.position)
+        while (chunk := writer.next_chunk()) is not None:
+            reader.feed(chunk[1])
+            await asyncio.sleep(0)
+        view = await asyncio.to_thread(audit, copy.state, number)
+        view.epoch, view.sequence = writer.position
+        if view.digest != writer.digest:
+            view.drift += 1
+            view.findings.append("a state restored from this one has another digest")
+        audits, self._audits = self._audits, []
+        for done in audits:
+            done(Answer(Status.OK, view))
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
         self._task = asyncio.get_running_loop().create_task(work)
@@ -142,6 +181,8 @@ class Snapshotter:
             self._task = None
         if not task.cancelled() and task.exception() is not None:
             _log.error("snapshot_failed", shard=self._shard.number, error=repr(task.exception()))
+        if self.is_waiting:
+            self._on_waiting()
 
     def clean_up(self, begun: list[Position]) -> None:
         """After a recovery: delete what the owners before had no time to delete, and what they had
@@ -175,7 +216,7 @@ class Snapshotter:
         self._run_id = run_id
         self.taken = SnapshotTaken(*writer.position, writer.chunks, writer.digest)
         self.count += 1
-        self._on_taken()
+        self._on_waiting()
         _log.info(
             "snapshot_taken",
             shard=self._shard.number,

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Final
 
-from actors.owner import Phase, Tally
+from actors.owner import Owner, Phase, Tally
 from engine.messages import STATE_NAMES, Histogram, Sample, State, Status
 
 if TYPE_CHECKING:
@@ -47,13 +47,17 @@ def _outcomes(tally: Tally) -> list[Sample]:
     ]
 
 
+def _in_flight(owner: Owner) -> int:
+    return sum(len(portion.commands) for portion in owner.in_flight)
+
+
 def _shards(host: "Host") -> list[Sample]:
     owners = host.owners
     serving = [each for each in owners if each.phase is Phase.SERVING]
     appenders = [each.appender for each in owners if each.appender is not None]
     samples = [
-        Sample("onhand_queued_commands", [], sum(len(each.queue) for each in owners)),
-        Sample("onhand_in_flight_commands", [], sum(len(each.in_flight) for each in owners)),
+        Sample("onhand_queued_commands", [], sum(len(each.inbox) for each in owners)),
+        Sample("onhand_in_flight_commands", [], sum(map(_in_flight, owners))),
         Sample("onhand_journal_retries_total", [], sum(each.retried for each in appenders)),
         Sample("onhand_journal_resent_total", [], sum(each.resent for each in appenders)),
         Sample("onhand_skus", [], sum(each.shard.state.skus.size for each in serving)),

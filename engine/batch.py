@@ -28,7 +28,7 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 
 def fingerprint(content: object) -> bytes:
     """8 bytes of a request's content as it was sent."""
-    return blake2b(_encode(content), digest_size=8).digest()
+    return blake2b(_encode(content)).digest()[:8]  # faster than to ask blake2b for 8
 
 
 def invalid(message: str) -> Answer:

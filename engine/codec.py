@@ -13,7 +13,7 @@ Redis ids are `<epoch>-<sequence>`; those in the record must agree with the stre
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 from zlib import crc32
 
@@ -28,6 +28,10 @@ _HEADER: Final = struct.Struct(">BIQQQIQQ")
 _CHECKSUM: Final = struct.Struct(">I")
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(list[Event]).decode
+
+
+encode_event: Final[Callable[[Event], bytes]] = _encode
+"""One event as it stands in a record."""
 
 
 class Position(NamedTuple):
@@ -59,11 +63,6 @@ class Record(NamedTuple):
 
 class CorruptRecordError(Exception):
     """The bytes are not the record that was written: the shard must not be served."""
-
-
-def encode_event(event: Event) -> bytes:
-    """One event as it stands in a record."""
-    return _encode(event)
 
 
 def _array_head(length: int) -> bytes:

@@ -37,13 +37,14 @@ class Shard:
         self._batch = Batch(number, shards, self.state, remembered_max)
         self._reservations = ReservationRules(self._batch)
         self._stock = StockRules(self._batch, self._reservations.forget_channel)
-        self._handlers = {**self._reservations.handlers(), **self._stock.handlers()}
+        self.handlers = {**self._reservations.handlers(), **self._stock.handlers()}
+        """Command → what decides and applies it, in an open batch."""
         self._soon: list[tuple[int, str]] = []
         """Deadlines of this second and the next, a heap."""
 
     @property
     def events(self) -> list[Event]:
-        """Of the open batch."""
+        """Of the open batch; the caller may take them out as they come."""
         return self._batch.events
 
     def begin(self, now: int) -> None:
@@ -56,12 +57,14 @@ class Shard:
 
     def execute(self, command: Command) -> Answer:
         """Decide and apply one command."""
-        return self._handlers[type(command)](command)
+        return self.handlers[type(command)](command)
 
     def close(self) -> list[Event]:
-        """End the batch: its events, to be journaled with the stamp that it began with."""
-        if self._batch.events:
-            self.state.forget(limits.FORGET_PER_BATCH_MAX)
+        """End the batch: its events, to be journaled with the stamp that it began with.
+
+        Less those that the caller has taken out of `events` already.
+        """
+        self.state.forget(limits.FORGET_PER_BATCH_MAX)
         return self._batch.events
 
     def replay(self, stamp: int, events: list[Event]) -> None:
