@@ -14,6 +14,7 @@ from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, TypeVar
 
 import msgspec
@@ -164,23 +165,25 @@ class EngineProcess:
 
 async def start(data_dir: Path, *flags: str | Path) -> EngineProcess:
     """`onhand up` on `data_dir`. Raises StartError if it does not come up."""
-    process = await asyncio.create_subprocess_exec(
-        *(ONHAND, "up", "--json", "--port", "0", "--binary-port", "0", "--data-dir", data_dir),
-        *flags,
-        stdin=DEVNULL,
-        stdout=PIPE,
-        stderr=PIPE,
-        start_new_session=True,
-    )
-    assert process.stdout is not None
-    try:
-        line = await asyncio.wait_for(process.stdout.readline(), START_SECONDS)
-    except TimeoutError:
-        os.killpg(process.pid, signal.SIGKILL)
-        raise
-    if not line:
-        _, said = await process.communicate()
-        raise StartError(await process.wait(), said.decode().strip())
+    with TemporaryFile("w+") as errors:  # a pipe that nobody reads would hold it up in the end
+        process = await asyncio.create_subprocess_exec(
+            *(ONHAND, "up", "--json", "--port", "0", "--binary-port", "0"),
+            *("--data-dir", data_dir, *flags),
+            stdin=DEVNULL,
+            stdout=PIPE,
+            stderr=errors,
+            start_new_session=True,
+        )
+        assert process.stdout is not None
+        try:
+            line = await asyncio.wait_for(process.stdout.readline(), START_SECONDS)
+        except TimeoutError:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        if not line:
+            code = await process.wait()
+            errors.seek(0)
+            raise StartError(code, errors.read().strip())
     return EngineProcess(process, json.loads(line))
 
 

@@ -24,8 +24,8 @@ from engine.messages import (
     Status,
 )
 from engine.placement import shard_of
-from tests.faults.engine_process import EngineProcess
-from tests.faults.history import DONE, UNKNOWN, Attempt, History
+from tests.faults.engine_process import EngineProcess, eventually
+from tests.faults.history import DONE, UNAVAILABLE, UNKNOWN, Attempt, History
 from tests.faults.till import DEADLINE_MS, Till
 
 SKUS = tuple(f"sku-{number}" for number in range(32))
@@ -142,6 +142,15 @@ class Load:
                 await asyncio.sleep(WAIT_SECONDS / 10)
                 fresh, seen = self._history.attempts[seen:], len(self._history)
                 wanted -= sum(each.done for each in fresh)
+
+    async def until_refused(self, seconds: float = 30) -> None:
+        """Go on until the engine says that it cannot."""
+        seen = len(self._history)
+
+        async def refused() -> bool:
+            return any(each.status in UNAVAILABLE for each in self._history.attempts[seen:])
+
+        await eventually(refused, seconds)
 
     async def for_seconds(self, seconds: float) -> None:
         """Go on for so long."""

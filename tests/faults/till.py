@@ -57,8 +57,9 @@ class Till:
             async with asyncio.timeout(deadline_ms / 1_000 + PATIENCE_SECONDS):
                 return await done
         except TimeoutError:
-            self._link.forget(request_id)
             return None
+        finally:
+            self._link.forget(request_id)
 
     async def insist(
         self, commands: Sequence[Command], seconds: float = 30, frame: int = 500
