@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, ParamSpec
 
 from actors.clock import Clock
-from actors.journal import BusyError, Entry, LostError
+from actors.journal import BusyError, Entry, Journal, LostError
 from actors.marks import Marks
 from actors.memory_journal import MemoryJournal, MemoryStore
 from actors.owner import ENDED, Owner, Ownership, Phase, Tally
@@ -243,7 +243,7 @@ class Caller:
 class Life:
     """An owner, from its start to its end."""
 
-    def __init__(self, owner: Owner, journal: MemoryJournal, floors: list[Floor]) -> None:
+    def __init__(self, owner: Owner, journal: Journal, floors: list[Floor]) -> None:
         self.owner = owner
         self.journal = journal
         self.task = asyncio.get_running_loop().create_task(owner.run(floors))
@@ -269,7 +269,8 @@ class Life:
 
     async def crash(self) -> None:
         """The process dies: nothing more is written, nobody is told."""
-        self.journal.freeze()
+        if isinstance(self.journal, MemoryJournal):
+            self.journal.freeze()
         self.task.cancel()
         await asyncio.wait([self.task])
         if self.owner.snapshotter is not None:
@@ -328,7 +329,7 @@ class Trial:
 
     def begin(
         self,
-        journal: MemoryJournal | None = None,
+        journal: Journal | None = None,
         *,
         number: int = 0,
         floors: Iterable[Floor] = (),
@@ -351,7 +352,7 @@ class Trial:
 
     async def serve(
         self,
-        journal: MemoryJournal | None = None,
+        journal: Journal | None = None,
         *,
         number: int = 0,
         floors: Iterable[Floor] = (),
@@ -364,7 +365,7 @@ class Trial:
 
     async def refused(
         self,
-        journal: MemoryJournal | None = None,
+        journal: Journal | None = None,
         *,
         floors: Iterable[Floor] = (),
         settings: Ownership | None = None,
