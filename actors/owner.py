@@ -170,7 +170,7 @@ class Owner:
         if self.phase is not Phase.SERVING or self.snapshotter is None:
             waiter.answer(index, NOT_DONE)
             return
-        self.snapshotter.audit(lambda answer: waiter.answer(index, answer))
+        self.snapshotter.audit(waiter, index)
         self.poke(prove=True)
 
     def poke(self, *, prove: bool = False) -> None:
@@ -187,6 +187,8 @@ class Owner:
                 portion.answer(OUTCOME_UNKNOWN)
         for portion in self.inbox.take_late(now):
             portion.answer(NOT_DONE)
+        if self.snapshotter is not None:
+            self.snapshotter.tick(now)
         if self.phase is Phase.SERVING:
             if self.shard.due(self._clock.now()):
                 self.poke()

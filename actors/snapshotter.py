@@ -22,12 +22,13 @@ from typing import Final, TypeVar
 import structlog
 
 from actors.appender import Appender
+from actors.inbox import Waiter
 from actors.journal import BusyError, Journal, LostError
 from actors.pending import NOT_DONE
 from engine import limits
 from engine.audit import audit
 from engine.codec import START, Position
-from engine.messages import Answer, SnapshotBegun, SnapshotTaken, Status
+from engine.messages import Answer, AuditView, SnapshotBegun, SnapshotTaken, Status
 from engine.shard import Shard
 from engine.snapshot import SnapshotReader, SnapshotWriter, chunk_name
 
@@ -63,8 +64,10 @@ class Snapshotter:
         self._begun: Position | None = None
         """Where the record of this batch will stand, that says that a snapshot is begun there."""
         self._acknowledged: Position | None = None
-        self._audits: list[Callable[[Answer], None]] = []
-        """Who waits for an audit."""
+        self._asked: list[tuple[Waiter, int]] = []
+        """Who waits for an audit to begin…"""
+        self._told: list[tuple[Waiter, int]] = []
+        """…and for the one under way."""
         self.taken: SnapshotTaken | None = None
         """A complete snapshot that waits to be announced."""
         self.count = 0
@@ -74,14 +77,24 @@ class Snapshotter:
         self._events += events
         self._bytes += written
 
-    def audit(self, done: Callable[[Answer], None]) -> None:
-        """Check the shard as of the end of a batch soon; `done` gets the answer."""
-        self._audits.append(done)
+    def audit(self, waiter: Waiter, index: int) -> None:
+        """Check the shard as of the end of a batch to come."""
+        if len(self._asked) < limits.SHARD_QUEUE_COMMANDS_MAX:
+            self._asked.append((waiter, index))
+        else:
+            waiter.answer(index, Answer(Status.OVERLOADED))
+
+    def tick(self, now: float) -> None:
+        """Answer whoever waits for an audit past its deadline."""
+        for waiter, index in (*self._asked, *self._told):
+            if waiter.deadline <= now:
+                waiter.answer(index, NOT_DONE)
+        self._asked = [each for each in self._asked if each[0].deadline > now]
 
     @property
     def is_waiting(self) -> bool:
         """Whether a batch is needed for something to go on."""
-        return self.taken is not None or (bool(self._audits) and self._task is None)
+        return self.taken is not None or (bool(self._asked) and self._task is None)
 
     def want(self) -> None:
         """Take a snapshot soon: the journal's server is filling up."""
@@ -123,7 +136,8 @@ class Snapshotter:
             self._start(self._store(self._cut(), self._journal.run_id))
         elif begun is not None:
             self._wanted = True  # a pass stands after it
-        elif self._audits and self._task is None:
+        elif self._asked and self._task is None:
+            self._told, self._asked = self._asked, []
             self._start(self._audit(self._cut()))
 
     def _cut(self) -> SnapshotWriter:
@@ -140,9 +154,9 @@ class Snapshotter:
         """Leave off: the shard is not ours any more, or goes down."""
         if self._task is not None:
             self._task.cancel()
-        audits, self._audits = self._audits, []
-        for done in audits:
-            done(NOT_DONE)
+        asked, self._asked = self._asked, []
+        for waiter, index in asked:
+            waiter.answer(index, NOT_DONE)
 
     async def stop(self) -> None:
         """Leave off, and wait until that is so."""
@@ -152,6 +166,16 @@ class Snapshotter:
             await asyncio.wait([task])
 
     async def _audit(self, writer: SnapshotWriter) -> None:
+        """Tell those who asked before the cut how things stood there."""
+        answer = NOT_DONE
+        try:
+            answer = Answer(Status.OK, await self._recompute(writer))
+        finally:
+            told, self._told = self._told, []
+            for waiter, index in told:
+                waiter.answer(index, answer)
+
+    async def _recompute(self, writer: SnapshotWriter) -> AuditView:
         """Build a second state from a snapshot that is not stored, and recompute all of it.
 
         A shard may hold millions of reservations, and must go on: the snapshot comes in slices, and
@@ -168,9 +192,7 @@ class Snapshotter:
         if view.digest != writer.digest:
             view.drift += 1
             view.findings.append("a state restored from this one has another digest")
-        audits, self._audits = self._audits, []
-        for done in audits:
-            done(Answer(Status.OK, view))
+        return view
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
         self._task = asyncio.get_running_loop().create_task(work)

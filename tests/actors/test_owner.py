@@ -157,6 +157,62 @@ async def test_an_audit_says_where_it_stands(trial: Trial) -> None:
     assert (1, 2, 3, 0) == (audit.epoch, audit.sequence, audit.on_hand, audit.drift)
 
 
+@timeless
+async def test_audits_at_once(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks while another audit is under way learns all that was acknowledged before."""
+    monkeypatch.setattr(limits, "SNAPSHOT_SLICE_ENTRIES_MAX", 1)
+    life = await trial.serve()
+    for number in range(50):
+        await life.ask(receive(1, f"sku-{number}"))
+    first = life.send(Audit(0))
+    for _ in range(10):  # it takes one turn of the loop per entry
+        await asyncio.sleep(0)
+    await life.ask(receive(1, "first"))
+    assert [] == first.answers
+    second = life.send(Audit(0))
+    bodies = [(await each.first()).body for each in (first, second)]
+
+    assert [50, 51] == [body.on_hand for body in bodies if isinstance(body, AuditView)]
+
+
+@timeless
+async def test_an_audit_in_trouble(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An audit that fails is not done, and not tried for ever; the shard is served."""
+
+    def bug(*_: object) -> AuditView:
+        raise RuntimeError("a bug")
+
+    life = await trial.serve()
+    with monkeypatch.context() as patch:
+        patch.setattr("actors.snapshotter.audit", bug)
+        assert Status.NOT_DONE is (await life.ask(Audit(0))).status
+
+    assert Status.OK is (await life.ask(receive(1))).status
+    assert Status.OK is (await life.ask(Audit(0))).status
+
+
+@timeless
+async def test_audits_have_an_end(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They wait as long as they may, not more of them than may wait, and not for who leaves."""
+    monkeypatch.setattr(limits, "SHARD_QUEUE_COMMANDS_MAX", 3)
+    journal = trial.journal()
+    life = await trial.serve(journal)
+    journal.freeze()
+    audits = [life.send(Audit(0), 5) for _ in range(4)]
+    patient = life.send(receive(1))
+    assert Status.OVERLOADED is audits.pop().status
+    await ticking(life, 6)
+    assert {Status.NOT_DONE} == {each.status for each in audits}
+    waiting = life.send(Audit(0))
+    life.owner.stop()
+    assert Status.NOT_DONE is life.send(Audit(0)).status
+    journal.thaw()
+
+    assert Phase.RELEASED is await life.ended()
+    assert Status.OK is patient.status
+    assert waiting.status in (Status.OK, Status.NOT_DONE)
+
+
 # --- time ------------------------------------------------------------------------------------
 
 
