@@ -31,7 +31,7 @@ from actors.recovery import Floor, GenesisError, claim, opened, recover
 from actors.snapshotter import Snapshotter
 from engine import limits
 from engine.codec import START, CorruptRecordError, Position, encode_event
-from engine.messages import Answer, Audit, Command, Head, MovedTo, Status
+from engine.messages import Answer, Audit, Command, Detail, Head, MovedTo, Status
 from engine.shard import Shard
 from engine.snapshot import CorruptSnapshotError
 
@@ -58,6 +58,9 @@ _UNTRUSTED: Final = (
     RegressedError,
     GenesisError,
     JournalError,
+)
+_FAULTY: Final = Answer(
+    Status.INVALID, Detail("the engine failed on this command, and did not do it; please report it")
 )
 ENDED: Final = frozenset((Phase.FENCED, Phase.FAILED, Phase.BROKEN, Phase.RELEASED))
 CLOSED: Final = ENDED | {Phase.LEAVING}
@@ -137,6 +140,9 @@ class Owner:
         self.inbox = Inbox()
         self.in_flight: list[Portion] = []
         """What the open batch has taken."""
+        self._is_decided = True
+        self._answers: list[Answer] = []
+        """Of the open batch, so far."""
         self._journal = journal
         self._marks = marks
         self._clock_from = clock_from
@@ -328,6 +334,7 @@ class Owner:
         now = self._loop.time()
         self.in_flight = []
         self._encoded = [encode_event(event) for event in self.shard.events]
+        self._answers, self._is_decided = answers, False
         self.shard.events.clear()
         size = sum(map(len, self._encoded))
         room = limits.BATCH_COMMANDS_MAX
@@ -344,6 +351,7 @@ class Owner:
                 inbox.put_back(rest)
             decided += done
             room -= done
+        self._is_decided = True
         return answers
 
     def _decide(self, commands: list[Command], answers: list[Answer], size: int) -> int:
@@ -420,6 +428,8 @@ class Owner:
         """Drop what is in memory and tell those who wait what is known."""
         self.phase, self.reason = phase, reason
         waiting, self.in_flight = self.in_flight, []
+        if phase is Phase.BROKEN and not self._is_decided:
+            self._blame(waiting)
         for portion in waiting:
             portion.answer(OUTCOME_UNKNOWN)
         for portion in self.inbox.drain():
@@ -429,6 +439,15 @@ class Owner:
         log = _log.info if phase is Phase.RELEASED else _log.warning
         log("shard_ended", shard=self.number, epoch=self.epoch, how=phase.value, reason=reason)
         self._on_change(self)
+
+    def _blame(self, waiting: list[Portion]) -> None:
+        """The rules failed on one command of a batch that was not appended: nothing of it was done,
+        and that command must not be sent again."""
+        number = 0
+        for waiter, first, commands in waiting:
+            for index in range(first, first + len(commands)):
+                waiter.answer(index, _FAULTY if number == len(self._answers) else NOT_DONE)
+                number += 1
 
     def refusal(self) -> Answer:
         """The answer to commands once the owner has ended."""

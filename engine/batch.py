@@ -78,16 +78,17 @@ class Batch:
             return invalid("key is not an id")
         return Answer(Status.MEMORY_FULL) if self.is_full() else None
 
-    def room(self, stock: SkuStock, location: str, quantity: int) -> Answer | None:
-        """Why `quantity` more units cannot be put at `location`, if they cannot."""
-        place = stock.locations.get(location)
-        if place is None:
-            if not self.is_id(location):
-                return invalid("location is not an id")
-            if len(stock.locations) >= limits.LOCATIONS_MAX:
-                return invalid(f"the SKU has {limits.LOCATIONS_MAX} locations already")
-        if (place.on_hand if place else 0) + quantity > limits.QUANTITY_MAX:
-            return Answer(Status.QUANTITY_OVERFLOW)
+    def room(self, stock: SkuStock, more: dict[str, int]) -> Answer | None:
+        """Why `more` units (by location) cannot be put there together, if they cannot."""
+        fresh = [name for name in more if name not in stock.locations]
+        if not all(map(self.is_id, fresh)):
+            return invalid("location is not an id")
+        if len(stock.locations) + len(fresh) > limits.LOCATIONS_MAX:
+            return invalid(f"a SKU has at most {limits.LOCATIONS_MAX} locations")
+        for name, quantity in more.items():
+            place = stock.locations.get(name)
+            if quantity and (place.on_hand if place else 0) + quantity > limits.QUANTITY_MAX:
+                return Answer(Status.QUANTITY_OVERFLOW)
         return None
 
     def _make_shortfalls_known(self) -> None:

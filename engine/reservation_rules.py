@@ -315,10 +315,15 @@ class ReservationRules:
         found, units = self._units(command, holds.RESTOCK)
         if isinstance(units, Answer):
             return units
+        coming: dict[str, dict[str, int]] = {}
         for moved in units:
-            stock = self._state.skus.get(found.lines[moved.line].sku)
+            more = coming.setdefault(found.lines[moved.line].sku, {})
+            place = moved.to_location or moved.location
+            more[place] = more.get(place, 0) + moved.quantity
+        for sku, more in coming.items():
+            stock = self._state.skus.get(sku)
             assert stock is not None
-            refusal = self._batch.room(stock, moved.to_location or moved.location, moved.quantity)
+            refusal = self._batch.room(stock, more)
             if refusal is not None:
                 return refusal
         self._batch.do(Restocked(command.reservation_id, units, command.key, self._mark(command)))

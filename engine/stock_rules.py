@@ -140,7 +140,7 @@ class StockRules:
             short = ShortLine(command.sku, command.quantity, max(0, place.available))
             refusal = Answer(Status.INSUFFICIENT_STOCK, Shortage([short]))
         else:
-            refusal = self._batch.room(stock, command.to_location, command.quantity)
+            refusal = self._batch.room(stock, {command.to_location: command.quantity})
         return self._movement(
             command,
             -command.quantity,
@@ -192,7 +192,7 @@ class StockRules:
         place = stock.locations.get(command.location)
         if (place.on_hand if place else 0) + change < 0:
             return Answer(Status.PHYSICAL_SHORTFALL)
-        return self._batch.room(stock, command.location, max(0, change))
+        return self._batch.room(stock, {command.location: max(0, change)})
 
     def _moved_now(self, command: Movement, status: Status) -> Answer:
         stock = self._state.skus.get(command.sku)
@@ -237,6 +237,9 @@ class StockRules:
         names = [command.channel, *(policy.locations or []), *policy.pools]
         if not all(map(self._batch.is_id, names)):
             return invalid("the name of a channel, location or pool is not an id")
+        for each in (policy.locations or [], policy.pools):
+            if len(set(each)) < len(each):
+                return invalid("a location or pool is named twice")
         known = self._state.channels
         if command.channel not in known and len(known) >= limits.CHANNELS_MAX:
             return invalid(f"there are {limits.CHANNELS_MAX} channels already")

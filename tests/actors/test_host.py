@@ -393,7 +393,7 @@ async def test_a_bug_costs_a_moment(trial: Trial) -> None:
         break_rules(host.owner(0), Commit)
         host.said.clear()
         [answer] = await host.ask(Commit("r1", 0))
-        assert Status.OUTCOME_UNKNOWN is answer.status
+        assert Status.INVALID is answer.status
         await eventually(lambda: {0: 2} == host.host.status().owned)
 
         assert all(each.owned or each.recovering for each in host.said)

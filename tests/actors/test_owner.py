@@ -675,7 +675,7 @@ def _on_hand(answer: Answer) -> int:
 
 @timeless
 async def test_a_bug_costs_one_owner(trial: Trial) -> None:
-    """Everybody is answered, nothing of the open batch is journaled, the shard comes back."""
+    """Who sent it is told not to again, nothing of the batch is journaled, the shard comes back."""
     life = await trial.serve()
     await life.ask(receive(10))
     stood = trial.store.positions()
@@ -684,7 +684,7 @@ async def test_a_bug_costs_one_owner(trial: Trial) -> None:
 
     assert Phase.BROKEN is await life.ended()
     assert "RuntimeError: a bug" == life.owner.reason
-    expected = [Status.OUTCOME_UNKNOWN, Status.OUTCOME_UNKNOWN, Status.MOVED]
+    expected = [Status.NOT_DONE, Status.INVALID, Status.MOVED]
     assert expected == [caller.status for caller in callers]
     assert stood == trial.store.positions()
     other = await trial.serve()

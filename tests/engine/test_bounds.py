@@ -1,11 +1,15 @@
 """No command makes more than the journal holds: the largest events are written and read back."""
 
+import pytest
+
 from engine import limits
 from engine.codec import START, Position, decode_record, encode_event, encode_record
 from engine.messages import (
+    Adjust,
     ChannelPolicy,
     Command,
     Commit,
+    Count,
     LineMove,
     LineRequest,
     MoveLines,
@@ -15,6 +19,7 @@ from engine.messages import (
     SetChannel,
     SetStock,
     Ship,
+    Status,
 )
 from tests.engine.shop import Shop
 
@@ -93,3 +98,43 @@ def test_the_widest_policy_and_stock() -> None:
 
     journaled(shop, SetChannel(0, CART, ChannelPolicy(PLACES, POOLS)))
     journaled(shop, SetStock("apple", dict.fromkeys(PLACES, 2), dict.fromkeys(POOLS, 1)))
+
+
+def test_what_is_restocked_together_must_fit_together() -> None:
+    """Two lines that come back to one place are one amount there."""
+    shop = Shop(attic=limits.QUANTITY_MAX)
+    shop.ok(Reserve(CART, [LineRequest("apple", 1, "attic"), LineRequest("apple", 1, "attic")]))
+    shop.ok(Commit(CART))
+    shop.ok(Ship(CART))
+    shop.ok(Receive("apple", "attic", 1))
+
+    back = Restock(CART, lines=[LineRequest("apple", 2, "attic")])
+    assert Status.QUANTITY_OVERFLOW == shop.status(back)
+    shop.ok(Restock(CART, lines=[LineRequest("apple", 1, "attic")]))
+
+
+def test_new_places_count_together() -> None:
+    """Units that come back to two new places need room for both."""
+    shop = Shop(**dict.fromkeys(PLACES[:-1], 1))
+    shop.ok(Reserve(CART, [LineRequest("apple", 1, PLACES[0]), LineRequest("apple", 1, PLACES[1])]))
+    shop.ok(Commit(CART))
+    shop.ok(Ship(CART))
+
+    two = Restock(CART, lines=[LineRequest("apple", 1, "new-1"), LineRequest("apple", 1, "new-2")])
+    assert Status.INVALID == shop.status(two)
+    shop.ok(Restock(CART, lines=[LineRequest("apple", 1, "new-1")]))
+    assert limits.LOCATIONS_MAX == len(shop.stock().locations)
+
+
+def test_a_full_place_can_still_be_emptied() -> None:
+    """Nothing that takes units away is refused because there are as many as there may be."""
+    shop = Shop(north=limits.QUANTITY_MAX)
+
+    shop.ok(Adjust("apple", "north", -1))
+    shop.ok(Count("apple", "north", 5))
+
+
+@pytest.mark.parametrize("policy", [ChannelPolicy(["A", "A"]), ChannelPolicy(None, ["p", "p"])])
+def test_a_policy_names_nothing_twice(policy: ChannelPolicy) -> None:
+    """A location that counted twice would promise its units twice."""
+    assert Status.INVALID == Shop(A=1).status(SetChannel(0, "shop", policy))
