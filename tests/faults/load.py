@@ -156,16 +156,23 @@ class Load:
         """Go on for so long."""
         await asyncio.sleep(seconds)
 
-    async def until_served(self, shards: Sequence[int], seconds: float = 30) -> float:
-        """Go on until every one of `shards` has had a success; the moment at which that was so."""
+    async def until_served(
+        self, shards: Sequence[int], seconds: float = 30, kind: type[Command] | None = None
+    ) -> None:
+        """Go on until every one of `shards` has had a success, of this kind of command."""
         seen, wanted = len(self._history), set(shards)
         after = self._loop.time()
         async with asyncio.timeout(seconds):
             while wanted:
                 await asyncio.sleep(WAIT_SECONDS / 10)
                 fresh, seen = self._history.attempts[seen:], len(self._history)
-                wanted -= {each.shard for each in fresh if each.done and each.sent >= after}
-        return self._loop.time()
+                wanted -= {
+                    each.shard
+                    for each in fresh
+                    if each.done
+                    and each.sent >= after
+                    and (kind is None or isinstance(each.command, kind))
+                }
 
     # --- one buyer ---
 

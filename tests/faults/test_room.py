@@ -136,8 +136,7 @@ async def test_the_memory_is_full(tmp_path: Path, figures: Figures) -> None:
                 await buyers.until_refused(120)
             full = loop.time()
             finished = await finish(engine, history, names)
-            await buyers.until_served(range(SHARDS), 60)
-            await buyers.until(500)
+            await buyers.until_served(range(SHARDS), 60, Reserve)
         sold = [each for each in history.since(full) if isinstance(each.command, Reserve)]
         refused = statuses(each for each in history.since(full - 1) if not each.done)
         books = await check(engine, history, whole=False)

@@ -34,6 +34,11 @@ class Till:
             self._up.clear()
 
     @property
+    def name(self) -> str:
+        """Who answers."""
+        return self._link.hello.name if self._link.hello is not None else ""
+
+    @property
     def up(self) -> bool:
         return self._link.up
 
