@@ -182,7 +182,7 @@ async def check(
         await _check_stock(till, history, stands, received, books)
         _check_counts(audits, stands, books)
         audits = await _audit(till, status.shards, books)
-    _check_heads(history.attempts, books)
+    check_heads(history.attempts, books)
     journal = await read_journal(redis_url or engine.redis_url, status.shards)
     books.findings += check_journal(journal, history, stands, audits, books, whole=whole)
     assert [] == books.findings[:FINDINGS_MAX], f"{len(books.findings)} findings"
@@ -294,7 +294,7 @@ def _check_counts(audits: dict[int, AuditView], stands: dict[str, State], books:
 # --- 4: the order of answers -----------------------------------------------------------------
 
 
-def _check_heads(attempts: Iterable[Attempt], books: Books) -> None:
+def check_heads(attempts: Iterable[Attempt], books: Books) -> None:
     """What was answered before another was sent rests on a record that is not later."""
     by_shard: dict[int, list[Attempt]] = {}
     for each in attempts:
