@@ -30,9 +30,11 @@ from engine import limits
 from engine.codec import Position
 from engine.messages import (
     UNKNOWN_HOME,
+    Adjust,
     Answer,
     Audit,
     Command,
+    Count,
     Detail,
     Find,
     GetChannel,
@@ -41,16 +43,23 @@ from engine.messages import (
     Homes,
     ListShortfalls,
     MovedTo,
+    Receive,
     Request,
     Reserve,
     Response,
     SetChannel,
+    SetStock,
     Statistics,
     Status,
+    Transfer,
 )
 from engine.placement import home_of, shard_of
 from engine.scope import Scope
 
+_NEW_WORK: Final = frozenset(
+    {Reserve, Receive, Adjust, Count, Transfer, SetStock, SetChannel},
+)
+"""What is refused while memory is short: all that adds to what must be remembered."""
 _BY_SHARD: Final = (SetChannel, GetChannel, ListShortfalls, Audit)
 _BROKEN_MAX: Final = 5
 """How often a shard is recovered after a bug before it is given up."""
@@ -119,10 +128,10 @@ class Host:
         """Shards that were assigned anew while they were being released."""
         self._stopping = False
         self._full = False
-        """The journal's server is so full that new reserves are refused."""
+        """The journal's server is so full that new work is refused."""
         self._fill = 0.0
         self._ticker: asyncio.TimerHandle | None = None
-        self._keeper: asyncio.Task[None] | None = None
+        self._keepers: list[asyncio.Task[None]] = []
         self._loop = asyncio.get_running_loop()
         self.tally = Tally()
 
@@ -131,7 +140,8 @@ class Host:
     def start(self) -> None:
         """Begin to look after deadlines, marks and the server's memory."""
         self._ticker = self._loop.call_later(limits.TICK_SECONDS, self._tick)
-        self._keeper = self._loop.create_task(self._keep(), name="marks and memory")
+        for chore in (self._keep_marks(), self._watch_memory()):
+            self._keepers.append(self._loop.create_task(chore))
 
     def assign(self, shard: int, floor: Floor | None) -> None:
         """Claim `shard`, recover it, serve it; the journal must reach `floor`."""
@@ -236,9 +246,10 @@ class Host:
                 task.cancel()
         if self._ticker is not None:
             self._ticker.cancel()
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.wait([self._keeper])
+        for keeper in self._keepers:
+            keeper.cancel()
+        if self._keepers:
+            await asyncio.wait(self._keepers)
         await self._write_marks()
 
     # --- commands ---
@@ -272,10 +283,10 @@ class Host:
 
     def _owner_of(self, command: Command, pending: Pending | Single, index: int) -> Owner | None:
         """Who decides the command; None if it is answered, or taken care of otherwise."""
+        if self._full and type(command) in _NEW_WORK:
+            pending.answer(index, Answer(Status.MEMORY_FULL))
+            return None
         if type(command) is Reserve:
-            if self._full:
-                pending.answer(index, Answer(Status.MEMORY_FULL))
-                return None
             lines = command.lines
             if len(lines) == 1:
                 shard = crc32(lines[0].sku.encode()) % self._shards  # as placement.shard_of does
@@ -368,14 +379,17 @@ class Host:
         if owner.appender is not None:
             self._marks.note(owner.number, owner.appender.position, owner.appender.checksum)
 
-    async def _keep(self) -> None:
-        """Every second: write the marks, and look how full the journal's server is."""
+    async def _keep_marks(self) -> None:
         while True:
             await asyncio.sleep(limits.MARK_SECONDS)
             for owner in self._owners.values():
                 if owner.phase is Phase.SERVING:
                     self._mark(owner)
             await self._write_marks()
+
+    async def _watch_memory(self) -> None:
+        while True:
+            await asyncio.sleep(limits.MEMORY_SECONDS)
             await self._look_at_memory()
 
     async def _write_marks(self) -> None:
@@ -396,8 +410,8 @@ class Host:
         self._full = self._fill >= limits.MEMORY_REFUSE
         if self._fill >= limits.MEMORY_SNAPSHOT:
             for owner in self._owners.values():
-                if owner.snapshotter is not None and owner.phase is Phase.SERVING:
-                    owner.snapshotter.want()
+                snapshotter = owner.snapshotter
+                if snapshotter and owner.phase is Phase.SERVING and snapshotter.want():
                     owner.poke(prove=True)
 
     @property

@@ -76,6 +76,10 @@ class BusyError(JournalError):
     """Certainly not done; the same may be asked again, later."""
 
 
+class FullError(BusyError):
+    """The server has no memory left for more."""
+
+
 class ServerSettingsError(BusyError):
     """The server's settings do not keep what the journal promises; nothing is sent to it."""
 
@@ -454,6 +458,7 @@ def _information(reply: bytes) -> dict[str, str]:
 def _judge(reply: ReplyError) -> JournalError:
     """The error of ours that an error of the server amounts to."""
     words = str(reply)
-    if words.partition(" ")[0] in _NOT_DONE:
-        return BusyError(words)
+    word = words.partition(" ")[0]
+    if word in _NOT_DONE:
+        return FullError(words) if word == "OOM" else BusyError(words)
     return RefusedError(words) if _NOT_LARGER in words else JournalError(words)

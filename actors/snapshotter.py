@@ -12,6 +12,10 @@ announced, and deletes it: nothing else knows those names.
 Chunks are deleted by exact name, and only those of generations below the older of the two that are
 kept. They go from the last to the first, as they came from the first to the last: those that are
 there have the numbers from 0 on at every moment, and whoever is interrupted can be followed.
+
+A third generation needs memory while the two before are still there. If the server has none left,
+what was stored of it goes, then the older of the two and the journal before the newer; the next one
+then finds that room. Until it is announced there is one generation, with all of its journal.
 """
 
 import asyncio
@@ -23,7 +27,7 @@ import structlog
 
 from actors.appender import Appender
 from actors.inbox import Waiter
-from actors.journal import BusyError, Journal, LostError
+from actors.journal import BusyError, FullError, Journal, LostError
 from actors.pending import NOT_DONE
 from engine import limits
 from engine.audit import audit
@@ -34,6 +38,8 @@ from engine.snapshot import SnapshotReader, SnapshotWriter, chunk_name
 
 T = TypeVar("T")
 _BACKOFF_SECONDS: Final = 0.2
+_NO_ROOM_SECONDS: Final = 10.0
+"""Before a snapshot is tried again for which there was no memory, and none to be made."""
 _log = structlog.get_logger(__name__)
 
 
@@ -55,8 +61,17 @@ class Snapshotter:
         self._appender = appender
         self._generations = generations
         self._on_waiting = on_waiting
+        self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
         self._bytes = 0
+        """Journaled since the newest snapshot was cut…"""
+        self._cut_bytes = 0
+        """…and before that, since the one before…"""
+        self._trimmable = limits.SNAPSHOT_AT_LEAST_BYTES if generations else 0
+        """…of which so much goes with the next; after a recovery, who knows: it is worth a try."""
+        self._stored = 0
+        """Bytes of the newest snapshot."""
+        self._not_before = 0.0
         self._events = 0
         self._wanted = False
         self._run_id = ""
@@ -96,9 +111,12 @@ class Snapshotter:
         """Whether a batch is needed for something to go on."""
         return self.taken is not None or (bool(self._asked) and self._task is None)
 
-    def want(self) -> None:
-        """Take a snapshot soon: the journal's server is filling up."""
-        self._wanted = self._wanted or self._bytes >= limits.SNAPSHOT_AT_LEAST_BYTES
+    def want(self) -> bool:
+        """Take a snapshot soon, because the journal's server is filling up. Whether it helps: this
+        one, or the one after it, must free more than it costs to write."""
+        worth = max(limits.SNAPSHOT_AT_LEAST_BYTES, self._stored // 4)
+        self._wanted = self._wanted or self._bytes + self._trimmable >= worth
+        return self._wanted
 
     def announce(self) -> SnapshotBegun | SnapshotTaken | None:
         """The event to journal with this batch, if a snapshot is complete or due."""
@@ -118,9 +136,9 @@ class Snapshotter:
             self._bytes >= limits.SNAPSHOT_AFTER_BYTES
             or self._events >= max(limits.SNAPSHOT_AFTER_EVENTS, self._shard.state.remembered)
         )
-        if not due or self._task is not None:
+        if not due or self._task is not None or self._not_before > self._loop.time():
             return None
-        self._bytes = self._events = 0
+        self._cut_bytes, self._bytes, self._events = self._bytes, 0, 0
         self._wanted = False
         epoch, sequence = self._appender.position
         self._begun = Position(epoch, sequence + 1)
@@ -231,11 +249,17 @@ class Snapshotter:
         await self._patiently(partial(self._journal.trim, shard.number, older))
 
     async def _store(self, writer: SnapshotWriter, run_id: str) -> None:
-        while (chunk := writer.next_chunk()) is not None:
-            name, data = chunk
-            await self._patiently(partial(self._journal.store, self._shard.number, name, data))
-            await asyncio.sleep(0)
-        self._run_id = run_id
+        stored = 0
+        try:
+            while (chunk := writer.next_chunk()) is not None:
+                name, data = chunk
+                await self._patiently(partial(self._journal.store, self._shard.number, name, data))
+                stored += len(data)
+                await asyncio.sleep(0)
+        except FullError:
+            await self._make_room(writer)
+            return
+        self._stored, self._run_id = stored, run_id
         self.taken = SnapshotTaken(*writer.position, writer.chunks, writer.digest)
         self.count += 1
         self._on_waiting()
@@ -246,17 +270,35 @@ class Snapshotter:
             chunks=writer.chunks,
         )
 
+    async def _make_room(self, writer: SnapshotWriter) -> None:
+        """There is no memory for this snapshot: give it up, and the older of the others for it."""
+        await self._delete(writer.position, writer.chunks)
+        self._bytes += self._cut_bytes
+        _log.warning("no_memory_for_a_snapshot", shard=self._shard.number)
+        if len(self._generations) == 2:
+            oldest = self._generations.pop(0)
+            await self._delete(oldest, await self._count(oldest))
+            await self._patiently(
+                partial(self._journal.trim, self._shard.number, self._generations[0])
+            )
+            self._wanted = True
+        else:
+            self._not_before = self._loop.time() + _NO_ROOM_SECONDS
+
     async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
         """What `ask` gives, once the journal answers; all that is asked here may be repeated."""
         while True:
             try:
                 return await ask()
+            except FullError:
+                raise
             except (BusyError, LostError):
                 await asyncio.sleep(_BACKOFF_SECONDS)
 
     async def _trim(self, pointer: Position) -> None:
         """The pointer is acknowledged: keep it and the one before, and the journal back to that."""
         self._generations.append(pointer)
+        self._trimmable = self._cut_bytes
         while len(self._generations) > 2:
             oldest = self._generations.pop(0)
             await self._delete(oldest, await self._count(oldest))

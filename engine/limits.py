@@ -103,12 +103,12 @@ SNAPSHOT_AFTER_BYTES: Final = 64 << 20
 """Journal of one shard since its last snapshot after which the next is taken…"""
 SNAPSHOT_AFTER_EVENTS: Final = 200_000
 """…or as many events, but no fewer than there are entries to write down again."""
-SNAPSHOT_AT_LEAST_BYTES: Final = 4 << 20
+SNAPSHOT_AT_LEAST_BYTES: Final = 64 << 10
 """Less journal than this is not worth a snapshot, however full the server is."""
 MEMORY_SNAPSHOT: Final = 0.6
 """Share of the server's memory at which snapshots, and so trimming, start in any case…"""
 MEMORY_REFUSE: Final = 0.8
-"""…and at which new reserves are refused."""
+"""…and at which new reserves and movements are refused, so that commits and releases pass."""
 
 # --- time, in microseconds -------------------------------------------------------------------
 
@@ -124,6 +124,9 @@ PROVE_SECONDS: Final = 1.0
 TICK_SECONDS: Final = 0.05
 """How often a host looks for deadlines that have passed."""
 MARK_SECONDS: Final = 1.0
+MEMORY_SECONDS: Final = 0.2
+"""How often a host looks how full the journal's server is: from MEMORY_REFUSE to full it must take
+longer, or nothing can be journaled any more, not even what would make room."""
 STOP_SECONDS_MAX: Final = 10.0
 """What a host that is told to stop gives its shards to finish."""
 GRACE_US: Final = 5 * SECOND_US

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from actors.journal import chunk_key
+from actors.journal import FullError, chunk_key
 from actors.owner import Phase
 from actors.snapshotter import Snapshotter
 from engine import limits
@@ -187,6 +187,50 @@ def _announcing(trial: Trial) -> list[Position]:
         for record in trial.store.records()
         if any(isinstance(event, SnapshotTaken) for event in record.events)
     ]
+
+
+@timeless
+async def test_no_memory_for_a_third(trial: Trial, small_snapshots: None) -> None:
+    """What was stored of it goes, and the older of the two before; the next one has that room, and
+    at every moment there is a whole way back."""
+    journal = trial.journal()
+    life = await trial.serve(journal)
+    await life.go_on(20)
+    before = len(announced(trial))
+
+    def refuse(name: str) -> None:
+        if name == "store" and len(stored(trial) & set(announced(trial))) > 1:
+            raise FullError("OOM command not allowed")
+
+    journal.before = refuse
+    for _ in range(5):
+        await life.go_on(8)
+        assert announced(trial)[-1] in stored(trial)
+    assert len(announced(trial)) > before + 2
+    await life.crash()
+    life = await trial.serve()
+
+    assert trial.lived() == life.owner.shard.digest()
+
+
+@timeless
+async def test_no_memory_at_all(trial: Trial, small_snapshots: None) -> None:
+    """Nothing is left lying about, batches go on, and it is tried again now and then."""
+    journal = trial.journal()
+    life = await trial.serve(journal)
+
+    def refuse(name: str) -> None:
+        if name == "store":
+            raise FullError("OOM command not allowed")
+
+    journal.before = refuse
+    began = asyncio.get_running_loop().time()
+    for _ in range(60):
+        await life.go_on(1)
+        await asyncio.sleep(1)
+
+    assert set() == stored(trial)
+    assert 3 < len(begun(trial)) <= (asyncio.get_running_loop().time() - began) / 10 + 1
 
 
 @timeless
