@@ -51,6 +51,8 @@ from engine.messages import (
 from engine.scope import OPERATOR, Scope, narrow
 from engine.wire import FrameReader, WireError, decode_hello, decode_request, encode_frame
 
+LENGTH_BYTES: Final = 4
+"""What a frame begins with, and a handshake's own length does not count."""
 BYTES_PER_WEIGHT: Final = 256
 """A frame weighs one for each command and one for each so many bytes."""
 RESUME_WEIGHT: Final = limits.IN_FLIGHT_PER_CONNECTION_MAX // 2
@@ -303,7 +305,8 @@ class Connection(asyncio.Protocol):
 
     def _greet(self, payloads: list[bytes]) -> list[bytes]:
         """Answer the handshake, if it has come; the payloads after it."""
-        if max(self._reader.pending, *map(len, payloads[:1]), 0) > limits.HELLO_BYTES_MAX:
+        length = len(payloads[0]) if payloads else self._reader.pending - LENGTH_BYTES
+        if length > limits.HELLO_BYTES_MAX:
             raise WireError("not a handshake: too long")
         if not payloads:
             return []

@@ -425,6 +425,29 @@ def _process(entry: dict[str, Any]) -> tuple[str, ...]:
     return entry["name"], str(entry["pid"]), entry["node"], state
 
 
+def move(*, shard: int, to: str, engine: Engine = THE_ENGINE) -> int:
+    """Move a shard to another host.
+
+    Done as soon as it is on its way: commands for it wait a moment, and `onhand status --json`
+    shows when it has arrived. For example:
+
+        onhand move --shard 3 --to host-2
+
+    Parameters
+    ----------
+    shard
+        Its number.
+    to
+        The host's name, as `onhand status` shows it.
+    """
+    engine.say(engine.client().post(f"/v1/shards/{shard}/move", {"host": to}), _show_move)
+    return 0
+
+
+def _show_move(report: dict[str, Any]) -> None:
+    print("shard {shard} is on its way to {host}".format(**report))
+
+
 COMMANDS: Final[dict[str, Callable[..., int]]] = {
     "import": import_file,
     "stock": stock,
@@ -433,6 +456,7 @@ COMMANDS: Final[dict[str, Callable[..., int]]] = {
     "release": release,
     "status": status,
     "audit": audit,
+    "move": move,
 }
 
 

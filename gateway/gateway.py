@@ -142,7 +142,7 @@ class GatewayProcess:
         if isinstance(message, Map):
             self._map = message
             routes = {route.shard: (route.epoch, route.address) for route in message.routes}
-            self._router.update_map(message.version, routes)
+            self._router.update_map(message.version, routes, message.failures.keys())
             self._member.notice()
         elif isinstance(message, MoveAnswer):
             if (future := self._moves.get(message.request_id)) is not None and not future.done():

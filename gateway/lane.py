@@ -59,6 +59,7 @@ class Ticket:
     __slots__ = (
         "command",
         "deadline",
+        "doubts",
         "encoded",
         "flight",
         "hinted",
@@ -85,6 +86,8 @@ class Ticket:
         """What carries it now; an answer that any other flight brings is late."""
         self.unsure = False
         """Some sending of it was perhaps applied."""
+        self.doubts = 0
+        """How often a host has said that it does not know the outcome."""
         self.hinted = False
         """Its home was a guess: if it is unknown there, look elsewhere."""
         self.voucher = -1
@@ -127,6 +130,7 @@ class Lane:
         "resume_at",
         "scheduled",
         "shard",
+        "stopped",
         "strand_at",
         "stranded",
         "waiting",
@@ -136,6 +140,8 @@ class Lane:
         self.shard = shard
         self.address = address
         """The owner's; None = nobody is known to own it."""
+        self.stopped = False
+        """The shard's journal does not prove itself: nobody is going to own it."""
         self.epoch = 0
         self.waiting: deque[Ticket] = deque()
         self.flights: list[Flight] = []
@@ -207,9 +213,12 @@ class Lane:
         self.resume_at = max(self.resume_at, resume_at)
         self.draining = bool(self.flights)
 
-    def assign(self, epoch: int, address: str | None, strand_at: float) -> None:
+    def assign(
+        self, epoch: int, address: str | None, strand_at: float, *, stopped: bool = False
+    ) -> None:
         """The shard has a new owner. Flights to the former one have until `strand_at` to land."""
         self.epoch = epoch
+        self.stopped = stopped
         self.resume_at = self.delay = 0.0
         if address == self.address:
             return
@@ -231,6 +240,12 @@ class Lane:
         for ticket in repeated:
             ticket.unsure = True
         self.give_back(repeated, 0.0)
+
+    def clear(self) -> list[Ticket]:
+        """Take out every ticket that waits."""
+        waiting, self.waiting = self.waiting, deque()
+        self.earliest = inf
+        return list(waiting)
 
     def expire(self, now: float) -> list[Ticket]:
         """Take out every ticket whose deadline has come; `unsure` tells what to answer."""

@@ -8,6 +8,11 @@ What it guarantees: `reply` is called exactly once per command, at its deadline 
 the shard's answer; with NOT_DONE if the command certainly was not applied; with OUTCOME_UNKNOWN if
 it perhaps was. A command is sent a second time only if the first certainly did nothing or if a
 repetition has no second effect (`gateway.lane.is_repeatable`), and never out of order in its shard.
+What a host itself is unsure of is tried DOUBTS_MAX times more and then passed on: a command on
+which a shard breaks must not break it for as long as the deadline lasts.
+
+A shard that has stopped, as the map says, is waited for by nobody: its commands are refused at once
+with SHARD_STOPPED, until a later map has an owner for it or no longer says so.
 
 Batches form by themselves: what comes in one turn of the event loop leaves in one frame per shard,
 and while a shard has FLIGHTS_PER_SHARD_MAX frames, what comes gathers for the next. No linger
@@ -19,7 +24,7 @@ home that the caller or the id vouches for, so that a reserve which is still und
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from functools import partial
 from math import ceil, inf
 from typing import Final, NamedTuple
@@ -66,6 +71,8 @@ RETIRE_SECONDS: Final = 5.0
 PAUSE_SECONDS_MIN: Final = 0.005
 PAUSE_SECONDS_MAX: Final = 0.2
 SEARCH_PAUSE_SECONDS: Final = 0.05
+DOUBTS_MAX: Final = 2
+"""How often OUTCOME_UNKNOWN from a host is answered by sending the command again."""
 
 ABOUT_RESERVATION: Final = (
     Commit,
@@ -78,10 +85,11 @@ ABOUT_RESERVATION: Final = (
     GetReservation,
 )
 _SHED_LAST: Final = frozenset({Commit, Release, Extend, Ship, Cancel})
-_COMES_BACK: Final = frozenset(
-    {Status.MOVED, Status.NOT_DONE, Status.OUTCOME_UNKNOWN, Status.UNKNOWN_RESERVATION}
-)
+_STUCK: Final = frozenset({Status.MOVED, Status.NOT_DONE, Status.OUTCOME_UNKNOWN})
+_COMES_BACK: Final = _STUCK | {Status.UNKNOWN_RESERVATION}
 """Statuses that are perhaps not the last word."""
+_NOT_APPLIED: Final = frozenset({Status.OVERLOADED, Status.MEMORY_FULL, Status.SHARD_STOPPED})
+"""What a host says of one sending; of a command that was sent before it proves nothing."""
 _FRAME_ROOM: Final = limits.FRAME_BYTES_MAX - 64
 
 Reply = Callable[[Answer], None]
@@ -181,15 +189,21 @@ class Router:
             self._push(lane, self._ticket(make(), deadline_ms, partial(_resolve, future)))
         return {address: await future for address, future in futures.items()}
 
-    def update_map(self, version: int, shards: Mapping[int, tuple[int, str]]) -> None:
-        """Shard → (epoch, its owner's address); missing = no owner. An older map is ignored."""
+    def update_map(
+        self,
+        version: int,
+        shards: Mapping[int, tuple[int, str]],
+        stopped: Set[int] = frozenset(),
+    ) -> None:
+        """Shard → (epoch, its owner's address); missing = no owner, and if it is among `stopped`,
+        none is to be expected. An older map is ignored."""
         if version <= self.map_version:
             return
         self.map_version = version
         for shard, lane in enumerate(self._lanes):
             epoch, address = shards.get(shard, (lane.epoch, None))
             if epoch >= lane.epoch:
-                self._assign(lane, epoch, address)
+                self._assign(lane, epoch, address, stopped=address is None and shard in stopped)
         self._settle_links()
 
     def owners(self) -> dict[int, tuple[int, str | None]]:
@@ -273,9 +287,9 @@ class Router:
         except Exception:  # one caller's mistake must not cost the others their answers
             _log.exception("reply_failed", command=type(ticket.command).__name__)
 
-    def _give_up(self, ticket: Ticket) -> None:
-        status = Status.OUTCOME_UNKNOWN if ticket.unsure else Status.NOT_DONE
-        self._finish(ticket, Answer(status))
+    def _give_up(self, ticket: Ticket, status: Status = Status.NOT_DONE) -> None:
+        """Say that it was not applied, unless it perhaps was."""
+        self._finish(ticket, Answer(Status.OUTCOME_UNKNOWN if ticket.unsure else status))
 
     # --- lanes and links ---------------------------------------------------------------------
 
@@ -299,7 +313,11 @@ class Router:
             self._pump(lane, now)
 
     def _pump(self, lane: Lane, now: float) -> None:
-        """Send what may leave."""
+        """Send what may leave; refuse what has nowhere to go."""
+        if lane.stopped:
+            for ticket in lane.clear():
+                self._give_up(ticket, Status.SHARD_STOPPED)
+            return
         link = self._links.get(lane.address) if lane.address is not None else None
         while link is not None and link.up and (flight := lane.take(now)) is not None:
             self._frames += 1
@@ -333,8 +351,10 @@ class Router:
             _log.error("host_silent", address=lane.address, shard=lane.shard)
             link.reset()
 
-    def _assign(self, lane: Lane, epoch: int, address: str | None) -> None:
-        lane.assign(epoch, address, self._loop.time() + STRAND_SECONDS)
+    def _assign(
+        self, lane: Lane, epoch: int, address: str | None, *, stopped: bool = False
+    ) -> None:
+        lane.assign(epoch, address, self._loop.time() + STRAND_SECONDS, stopped=stopped)
         self._schedule(lane)
 
     def _settle_links(self) -> None:
@@ -374,18 +394,29 @@ class Router:
             self._schedule(lane)
 
     def _hear(self, lane: Lane, flight: Flight, answers: list[Answer]) -> list[Ticket]:
-        """Pass the answers on; the tickets that must go again."""
+        """Pass the answers on; the tickets that must go again.
+
+        Where answers were too large for one frame, the last are OUTCOME_UNKNOWN, but the first are
+        not: that is progress, and no doubt.
+        """
         returned = []
+        stuck = answers[0].status in _STUCK
         for ticket, answer in zip(flight.tickets, answers, strict=True):
             if ticket.flight is not flight:
                 continue
+            if answer.status is Status.OUTCOME_UNKNOWN:
+                ticket.unsure = True
+                ticket.doubts += stuck
             if answer.status in _COMES_BACK and self._comes_back(lane, ticket, answer):
                 if ticket.flight is flight:
                     returned.append(ticket)
                 continue
             if type(answer.body) is ReservationView:
                 self._homes.learn(answer.body.reservation_id, answer.body.home)
-            self._finish(ticket, answer)
+            if ticket.unsure and answer.status in _NOT_APPLIED:
+                self._give_up(ticket)
+            else:
+                self._finish(ticket, answer)
         return returned
 
     def _comes_back(self, lane: Lane, ticket: Ticket, answer: Answer) -> bool:
@@ -397,8 +428,7 @@ class Router:
             self._search(ticket)
             return True
         if answer.status is Status.OUTCOME_UNKNOWN:
-            ticket.unsure = True
-            return is_repeatable(ticket.command)
+            return ticket.doubts <= DOUBTS_MAX and is_repeatable(ticket.command)
         body = answer.body
         if isinstance(body, MovedTo) and body.address and body.epoch > lane.epoch:
             self._assign(lane, body.epoch, body.address)
@@ -463,10 +493,10 @@ class Router:
         ticket.hinted = False
         self._searches += 1
         self._searching.add(ticket)
-        if not self._hosts:
-            self._search_again(ticket)
-            return
         search = Search(len(self._hosts), partial(self._searched, ticket))
+        if not self._hosts:
+            self._searched(ticket, search)
+            return
         deadline_ms = max(1, ceil((ticket.deadline - self._loop.time()) * 1_000))
         for lane in list(self._hosts.values()):
             find = Find(command.reservation_id, command.scope)
@@ -475,9 +505,11 @@ class Router:
     def _searched(self, ticket: Ticket, search: Search) -> None:
         """Every host has answered, or will not."""
         self._searching.discard(ticket)
-        verdict = search.verdict(self.shards)
+        verdict = search.verdict(self.shards, {lane.shard for lane in self._lanes if lane.stopped})
         if verdict is Verdict.UNKNOWN:
             self._search_again(ticket)
+        elif verdict is Verdict.STOPPED:
+            self._give_up(ticket)
         elif isinstance(ticket.command, Find):
             found = Homes(sorted(search.homes), sorted(search.asked))
             self._finish(ticket, Answer(Status.OK, found))

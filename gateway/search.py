@@ -4,12 +4,13 @@
     none, and every shard was asked           → there is no such reservation
     two or more                               → the id names two reservations; which, we cannot say
     none, and some shard was not heard from   → not known yet; ask again, or say so
+    none, and all not heard from have stopped → not known, and asking again helps nobody
 
 One hit counts even while another shard is silent: two homes need a caller who uses one id for two
 different requests, and one broken shard must not take the commits of all the others with it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from enum import Enum
 
 from engine.messages import Answer, Homes, Status
@@ -20,6 +21,7 @@ class Verdict(Enum):
     ABSENT = "absent"
     AMBIGUOUS = "ambiguous"
     UNKNOWN = "unknown"
+    STOPPED = "stopped"
 
 
 class Search:
@@ -42,10 +44,13 @@ class Search:
         if self._awaited == 0:
             self._done(self)
 
-    def verdict(self, shards: int) -> Verdict:
-        """What follows, in an installation of so many shards."""
+    def verdict(self, shards: int, stopped: Set[int] = frozenset()) -> Verdict:
+        """What follows, in an installation of so many shards, of which these have stopped."""
         if len(self.homes) > 1:
             return Verdict.AMBIGUOUS
         if self.homes:
             return Verdict.FOUND
-        return Verdict.ABSENT if self.asked.issuperset(range(shards)) else Verdict.UNKNOWN
+        silent = set(range(shards)) - self.asked
+        if not silent:
+            return Verdict.ABSENT
+        return Verdict.STOPPED if silent <= stopped else Verdict.UNKNOWN

@@ -313,6 +313,42 @@ async def test_wrong_handshake_is_refused(server: BinaryServer, hello: Hello | R
         assert await peer.is_closed()
 
 
+@pytest.mark.parametrize("cut", [0, 10, 200, 1_100, 5_000])
+async def test_what_follows_a_handshake_does_not_count_as_it(
+    server: BinaryServer, cut: int
+) -> None:
+    """A handshake and a request may arrive in any pieces, also where both are large."""
+    hello = encode_frame(Hello(MAGIC, 1, name="n" * (limits.HELLO_BYTES_MAX - 100)))
+    request = encode_frame(Request(7, 1_000, [reserve(f"r{n}") for n in range(300)]))
+    assert cut < len(request)
+    stream = hello + request
+    connection, sink = Connection(server), Sink()
+    connection.connection_made(sink)
+    connection.data_received(stream[: len(hello) + cut])
+    connection.data_received(stream[len(hello) + cut :])
+    server.flush()
+    assert 7 == decode_response(FrameReader().feed(sink.written)[1]).request_id
+    connection.connection_lost(None)
+
+
+@pytest.mark.parametrize("over", [0, 1])
+async def test_a_handshake_is_as_long_as_it_is_in_whatever_pieces(
+    server: BinaryServer, over: int
+) -> None:
+    """The longest that may be opens the door byte by byte; a byte more never does."""
+    empty = len(encode_frame(Hello(MAGIC, 1, name="n" * 300))) - 300 - 4
+    hello = encode_frame(Hello(MAGIC, 1, name="n" * (limits.HELLO_BYTES_MAX - empty + over)))
+    assert limits.HELLO_BYTES_MAX + over == len(hello) - 4
+    for size in (1, len(hello) - 1, len(hello)):
+        connection, sink = Connection(server), Sink()
+        connection.connection_made(sink)
+        for start in range(0, len(hello), size):
+            connection.data_received(hello[start : start + size])
+        server.flush()
+        assert bool(over) == sink.closed
+        connection.connection_lost(None)
+
+
 async def test_request_id_in_use_is_refused(server: BinaryServer, shop: Shop) -> None:
     """Two requests in flight under one id could not be told apart."""
     async with greeted(server) as peer:

@@ -6,7 +6,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ class Served:
     """`onhand up` in a process of its own."""
 
     def __init__(self, data_dir: Path) -> None:
-        arguments = ["up", "--port=0", "--binary-port=0", "--shards=4", "--hosts=1", "--json"]
+        arguments = ["up", "--port=0", "--binary-port=0", "--shards=5", "--hosts=2", "--json"]
         command = [sys.executable, "-c", ENTRY, *arguments, f"--data-dir={data_dir}"]
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
@@ -67,6 +68,12 @@ class Shell:
         status, printed = self.text(*arguments, "--json")
         assert 0 == status, self.errors
         return json.loads(printed)
+
+    def wait(self, condition: Callable[[Any], bool]) -> None:
+        """Until what `onhand status` says meets the condition; 1 = some shard is on its way."""
+        until = time.monotonic() + READY_SECONDS
+        while not condition(json.loads(self.text("status", "--json")[1])):
+            assert time.monotonic() < until, "it did not come to that"
 
 
 @pytest.fixture
@@ -121,6 +128,9 @@ def test_refusals_are_one_line_and_status_1(shell: Shell) -> None:
         (("commit", "nobody", "--home", "0"), "Unknown reservation (unknown_reservation)"),
         (("stock", "nothing"), "Unknown SKU (unknown_sku)"),
         (("stock", "mug", "--count", "1", "--location", "attic", "--reason", "\n"), "again: --"),
+        (("move", "--shard", "0", "--to", "host-9"), "There is no host host-9."),
+        (("move", "--shard", "99", "--to", "host-1"), "There is no shard 99."),
+        (("move", "--shard", "-1", "--to", "host-1"), "-1 is no shard"),
     ):
         assert (1, "") == shell.text(*arguments)
         assert reason in shell.errors
@@ -150,13 +160,34 @@ def test_status_and_audit_agree_with_the_processes(shell: Shell, served: Served)
     """The host's process id is real, every shard is served, nothing has drifted."""
     found = shell.json("status")
 
-    assert [True, True] == [each["alive"] for each in (*found["hosts"], *found["gateways"])]
-    assert [0, 1, 2, 3] == found["hosts"][0]["shards"]
-    assert Path(f"/proc/{found['hosts'][0]['pid']}").exists()
-    assert 4 == found["served"]
-    assert "4 of 4 shards are served" in shell.text("status")[1]
+    assert [True] * 3 == [each["alive"] for each in (*found["hosts"], *found["gateways"])]
+    assert [0, 1, 2, 3, 4] == sorted(shard for host in found["hosts"] for shard in host["shards"])
+    assert all(Path(f"/proc/{host['pid']}").exists() for host in found["hosts"])
+    assert 5 == found["served"]
+    assert "5 of 5 shards are served" in shell.text("status")[1]
     assert (0, []) == (lambda audit: (audit["drift"], audit["findings"]))(shell.json("audit"))
     assert 0 == shell.status("audit")
+
+
+@pytest.mark.ray
+def test_a_shard_is_moved(shell: Shell) -> None:
+    """To the host that has fewer, so that it is left there; it arrives a moment later."""
+    more, fewer = sorted(shell.json("status")["hosts"], key=lambda host: -len(host["shards"]))
+    shard, target = more["shards"][0], fewer["name"]
+
+    assert {"shard": shard, "host": target} == shell.json(
+        "move", "--shard", str(shard), "--to", target
+    )
+
+    shell.wait(lambda status: shard in served_by(status, target))
+    again = shell.text("move", "--shard", str(shard), "--to", target)
+    assert (0, f"shard {shard} is on its way to {target}\n") == again
+
+
+def served_by(status: Any, name: str) -> list[int]:
+    """What the host serves by now."""
+    (host,) = (each for each in status["hosts"] if each["name"] == name)
+    return [int(shard) for shard in host["epochs"]]
 
 
 @pytest.mark.ray
@@ -216,6 +247,8 @@ def test_a_sale_with_an_engine_of_its_own_leaves_nothing_behind(
         (["reserve", "a=b"], "'a=b' is no line"),
         (["reserve", "a", "--url", "ftp://example.org"], "is no URL of an engine"),
         (["import", "stock.txt"], "--format csv"),
+        (["move", "--shard", "0"], "--to"),
+        (["move", "--shard", "x", "--to", "host-1"], "--shard"),
         (["up", "--hosts", "20"], "--hosts is 20, more than the 16 shards"),
         (["up", "--maxmemory", "much"], "--maxmemory is 'much'"),
         (["up", "--bind", "nowhere"], "--bind is 'nowhere'"),
@@ -246,6 +279,7 @@ def test_usage_errors_are_one_line_and_status_2(
         ["release", "a"],
         ["status"],
         ["audit"],
+        ["move", "--shard", "0", "--to", "host-1"],
         ["demo"],
         ["bench", "run"],
     ],
@@ -323,6 +357,7 @@ COMMANDS = [
     ["release"],
     ["status"],
     ["audit"],
+    ["move"],
     ["keys", "create"],
     ["keys", "list"],
     ["keys", "rotate"],

@@ -145,6 +145,22 @@ def test_the_same_owner_again_changes_nothing() -> None:
     assert 1 == len(taken(lane).tickets)
 
 
+def test_a_stopped_lane_is_cleared_until_it_has_an_owner() -> None:
+    """What waits comes out, what flies stays; whoever is assigned next ends it."""
+    lane = Lane(0, "tcp:old:1")
+    lane.push(ticket())
+    flight = taken(lane)
+    lane.push(ticket(1.0))
+    lane.push(ticket(2.0))
+    lane.assign(1, None, strand_at=1.0, stopped=True)
+    assert lane.stopped
+    assert [1, 2] == [each.number for each in lane.clear()]
+    assert (inf, 0) == (lane.earliest, len(lane.waiting))
+    assert [0] == [each.number for each in flight.carried()]
+    lane.assign(2, "tcp:new:1", strand_at=1.0)
+    assert not lane.stopped
+
+
 def taken(lane: Lane, now: float = 0.0, *, forget: bool = False) -> Flight:
     flight = lane.take(now)
     assert flight is not None

@@ -33,7 +33,7 @@ from engine.messages import (
     StockView,
 )
 from gateway.homes import mint
-from gateway.router import Router
+from gateway.router import DOUBTS_MAX, Router
 from tests.actors.peer import DEADLINE_SECONDS, until
 from tests.gateway.hosts import SHARDS, Host, map_of, sku_at, two_hosts
 
@@ -498,13 +498,15 @@ async def test_frozen_owner_is_left_after_a_moment(
     assert [Status.OUTCOME_UNKNOWN] == await movement.wait(1)
 
 
-@pytest.mark.parametrize("status", [Status.NOT_DONE, Status.OUTCOME_UNKNOWN])
+@pytest.mark.parametrize(
+    ("status", "times"), [(Status.NOT_DONE, 5), (Status.OUTCOME_UNKNOWN, DOUBTS_MAX)]
+)
 async def test_refusals_of_the_moment_are_tried_again(
-    router: Router, hosts: tuple[Host, Host], status: Status
+    router: Router, hosts: tuple[Host, Host], status: Status, times: int
 ) -> None:
     """NOT_DONE and, where harmless, OUTCOME_UNKNOWN are not the last word while there is time."""
     first, _ = hosts
-    left = 3
+    left = times
 
     def replaced(command: Command) -> Answer | None:
         nonlocal left
@@ -513,9 +515,57 @@ async def test_refusals_of_the_moment_are_tried_again(
 
     first.replaced = replaced
     assert Status.OK is (await router.ask(reserve("r"))).status
-    assert 3 == router.statistics().resends
+    assert times == router.statistics().resends
     first.replaced = lambda command: Answer(status)
     assert status is (await router.ask(reserve("r"), SHORT_MS)).status
+
+
+async def test_a_command_that_breaks_its_shard_is_not_sent_for_ever(
+    router: Router, hosts: tuple[Host, Host]
+) -> None:
+    """OUTCOME_UNKNOWN is believed the third time; the command after it is served."""
+    poison = reserve("poison")
+    hosts[0].replaced = lambda command: (
+        Answer(Status.OUTCOME_UNKNOWN) if command == poison else None
+    )
+    replies, after = Replies(), Replies()
+    router.submit(poison, 60_000, replies.append)
+    router.submit(reserve("after"), 60_000, after.append)
+    assert [Status.OUTCOME_UNKNOWN] == await replies.wait(1)
+    assert [Status.OK] == await after.wait(1)
+    assert 1 + DOUBTS_MAX == len(hosts[0].frames)
+
+
+async def test_answers_that_were_cut_are_no_doubts(
+    router: Router, hosts: tuple[Host, Host]
+) -> None:
+    """A host that says one thing a frame is asked for the rest, however often that takes."""
+    count = 3 * DOUBTS_MAX
+    frames: list[int] = []
+
+    def replaced(command: Command) -> Answer | None:
+        if len(hosts[0].frames) in frames:
+            return Answer(Status.OUTCOME_UNKNOWN)
+        frames.append(len(hosts[0].frames))
+        return None
+
+    hosts[0].replaced = replaced
+    replies = Replies()
+    for _ in range(count):
+        router.submit(GetStock(HERE), 60_000, replies.append)
+    assert [Status.OK] * count == await replies.wait(count)
+    assert list(range(count, 0, -1)) == hosts[0].frames
+
+
+@pytest.mark.parametrize("status", [Status.OVERLOADED, Status.MEMORY_FULL, Status.SHARD_STOPPED])
+async def test_a_refusal_says_nothing_of_an_earlier_sending(
+    router: Router, hosts: tuple[Host, Host], status: Status
+) -> None:
+    """Perhaps applied, then refused: that it was not applied would be a lie."""
+    answers = iter([Answer(Status.OUTCOME_UNKNOWN), Answer(status)])
+    hosts[0].replaced = lambda command: next(answers)
+    assert Status.OUTCOME_UNKNOWN is (await router.ask(reserve("r"))).status
+    assert [1, 1] == hosts[0].frames
 
 
 @pytest.mark.parametrize(

@@ -34,3 +34,25 @@ def test_verdict(answers: list[Answer], expected: Verdict) -> None:
         assert not done
         search.hear(answer)
     assert [expected] == done
+
+
+@pytest.mark.parametrize(
+    ("answers", "stopped", "expected"),
+    [
+        ([found([], [0, 1, 2])], {3}, Verdict.STOPPED),
+        ([found([], [0, 1]), SILENT], {2, 3}, Verdict.STOPPED),
+        ([found([], [0, 1]), SILENT], {3}, Verdict.UNKNOWN),
+        ([found([1], [0, 1, 2])], {3}, Verdict.FOUND),
+        ([found([0, 1], [0, 1, 2])], {3}, Verdict.AMBIGUOUS),
+        ([found([], [0, 1, 2, 3])], {3}, Verdict.ABSENT),
+    ],
+)
+def test_verdict_beside_stopped_shards(
+    answers: list[Answer], stopped: set[int], expected: Verdict
+) -> None:
+    """A stopped shard hides what it had; it does not hide what the others have."""
+    done: list[Verdict] = []
+    search = Search(len(answers), lambda search: done.append(search.verdict(4, stopped)))
+    for answer in answers:
+        search.hear(answer)
+    assert [expected] == done
