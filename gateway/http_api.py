@@ -112,7 +112,10 @@ class Api:
                 raise RefusedError(problems.FORBIDDEN)
         coding = headers.get(b"content-encoding")
         if coding is not None and coding.lower() != b"identity":
-            raise RefusedError(problems.UNSUPPORTED_MEDIA_TYPE)
+            detail = (
+                f"The content-encoding is {coding[:32].decode('latin-1')}; send it uncompressed."
+            )
+            raise RefusedError(problems.UNSUPPORTED_MEDIA_TYPE, detail)
         key = None
         if operation.key is not None:
             raw = headers.get(b"idempotency-key")

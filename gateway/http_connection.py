@@ -368,6 +368,9 @@ class Connection(asyncio.Protocol):
             return
         self.edge.api.counters.malformed += 1
         turn, self._receiving = self._receiving, None
+        if isinstance(turn, RequestResponseCycle) and not turn.response_started:
+            self._abandon(turn)
+            turn = None
         if turn is None:
             turn = Exchange(self.edge.api, self, keep_alive=False)
             self._queue.append(turn)
@@ -379,6 +382,15 @@ class Connection(asyncio.Protocol):
             self._pump()
         else:
             self.transport.abort()
+
+    def _abandon(self, cycle: RequestResponseCycle) -> None:
+        """The page whose body was coming in, the last in the queue, is not to answer any more."""
+        assert self._queue[-1] is cycle
+        self._queue.pop()
+        if not self._queue:
+            self._page_runs = False  # it was the head; its task ends by itself
+        cycle.disconnected = True
+        cycle.message_event.set()
 
     # --- an answer goes out ------------------------------------------------------------------
 

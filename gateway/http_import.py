@@ -4,10 +4,12 @@ Rows are read from the body while it arrives and sent on at once, WINDOW of them
 at most; when the engine is slower than the caller, the caller's socket fills up and it waits. So a
 file of any length takes the same memory.
 
-A row is keyed by its content, its number and the Idempotency-Key of the request, if it has one: the
+A row is keyed by its content, its line and the Idempotency-Key of the request, if it has one: the
 same file sent again adds nothing, a file that was mended adds what was mended, for as long as keys
-are remembered. A row that the engine refuses is reported and the rest goes on. Once a shard does
-not answer, the import stops with 503, because there is a way on: send the file again.
+are remembered. What is equal to a file by chance (the next delivery, a recount) needs a key of its
+own, for nothing else tells it apart. A row that the engine refuses is reported and the rest goes
+on. Once a shard does not answer, the import stops with 503, because there is a way on: send the
+file again.
 """
 
 import asyncio
@@ -24,7 +26,7 @@ from engine.scope import Scope
 from gateway import problems
 from gateway.http_movements import command_of
 from gateway.http_reports import ImportReport, RowError
-from gateway.http_rows import KINDS, CsvRows, JsonRows, Row
+from gateway.http_rows import KINDS, CsvRows, JsonRows, Row, Rows
 from gateway.problems import TABLE, RefusedError, problem_of
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ DEADLINE_MS: Final = 30_000
 ERRORS_MAX: Final = 100
 """Failed rows that are listed; the others are only counted."""
 ROWS_PER_TURN: Final = 64
-"""Rows that are read before others get the event loop."""
+"""Lines that are read before others get the event loop, whatever stands in them."""
 CSV: Final = "text/csv"
 NDJSON: Final = ("application/x-ndjson", "application/jsonl", "application/ndjson")
 
@@ -44,15 +46,19 @@ _encode: Final = msgspec.json.Encoder(order="deterministic").encode
 assert DEADLINE_MS <= limits.DEADLINE_MS_MAX
 
 
-def rows_of(media: str, kind: str) -> CsvRows | JsonRows:
+def rows_of(content_type: str, kind: str) -> Rows:
     """The reader of such a body. Raises RefusedError if there is none."""
     if kind not in KINDS:
         raise RefusedError(problems.INVALID, f"kind must be one of {', '.join(KINDS)}")
-    if media == CSV:
-        return CsvRows(KINDS[kind])
-    if media in NDJSON:
-        return JsonRows(KINDS[kind])
-    raise RefusedError(problems.UNSUPPORTED_MEDIA_TYPE, f"Send {CSV} or {NDJSON[0]}.")
+    media, *parameters = (part.strip() for part in content_type.lower().split(";"))
+    if media != CSV and media not in NDJSON:
+        raise RefusedError(problems.UNSUPPORTED_MEDIA_TYPE, f"Send {CSV} or {NDJSON[0]}.")
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name == "charset" and value.strip('"') != "utf-8":
+            detail = f"The charset is {value[:32]}; an import is read as UTF-8 only."
+            raise RefusedError(problems.UNSUPPORTED_MEDIA_TYPE, detail)
+    return CsvRows(KINDS[kind]) if media == CSV else JsonRows(KINDS[kind])
 
 
 class Import:
@@ -68,7 +74,7 @@ class Import:
         self._stopped_at: tuple[int, Answer] | None = None
         self._report = ImportReport(0, 0, 0, 0, [])
 
-    async def run(self, reader: CsvRows | JsonRows, chunks: AsyncIterator[bytes]) -> ImportReport:
+    async def run(self, reader: Rows, chunks: AsyncIterator[bytes]) -> ImportReport:
         """Take all rows. Raises RefusedError if the file is none, or if a shard does not answer."""
         async for chunk in chunks:
             await self._take(reader.feed(chunk))
@@ -80,9 +86,10 @@ class Import:
         self._check()
         return self._report
 
-    async def _take(self, rows: Iterable[Row]) -> None:
+    async def _take(self, rows: Iterable[Row | None]) -> None:
         for count, row in enumerate(rows, 1):
-            self._send(row)
+            if row is not None:
+                self._send(row)
             if count % ROWS_PER_TURN == 0:
                 await asyncio.sleep(0)
             if self._outstanding >= WINDOW:

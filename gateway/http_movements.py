@@ -1,14 +1,27 @@
 """`POST /v1/stock/movements`: several movements, each of which stands or falls by itself.
 
-The request is named by its Idempotency-Key. Each movement gets a key derived from that and from its
-place, and carries the fingerprint of the whole request, so that a repetition has no second effect
-wherever the first one stopped. The first movement goes ahead alone: if its key was used for another
-request, so was the request's, and nothing else is sent.
+A request is named by its Idempotency-Key, and is the same in whatever order its movements stand.
+What is remembered of it lies with the shards, one key per movement that was applied:
+
+- The first movement that a shard applies takes the *name* of the request there, with a fingerprint
+  of all movements and of which one it is. Whoever comes later under that name finds it taken: by
+  the movement itself (a replay), by another of the same request, or by another request.
+- The others, once a movement of theirs holds the name, have a key of their own each: the request's,
+  their content, and a count of equal ones. A movement that was refused has taken nothing.
+
+So on each shard where a request has applied anything its key is bound to all that it says, and
+another request under that key is refused whole. If it spans shards, all of them are asked first, by
+movements that cannot be applied. What remains: two requests under one key without a shard in
+common, or at the same moment, may both be applied, each of them once.
 """
 
 import asyncio
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import msgspec
 
 from engine.messages import (
     Adjust,
@@ -21,6 +34,7 @@ from engine.messages import (
 )
 from engine.messages import Movement as MovementCommand
 from engine.messages import MovementView as View
+from engine.placement import shard_of
 from engine.scope import Scope
 from gateway.http_input import BodyDecoder
 from gateway.http_reports import MovementResult, MovementResults
@@ -38,6 +52,11 @@ if TYPE_CHECKING:
     from gateway.http_api import Api
 
 MOVEMENTS: Final = BodyDecoder(MovementsBody)
+DONE: Final = (Status.OK, Status.REPLAYED)
+NOBODY_COUNTS: Final = -1
+"""No location holds so many units: a count that expects them is refused, unless it is a replay."""
+_encode: Final = msgspec.json.Encoder(order="deterministic").encode
+_replace: Final = msgspec.structs.replace
 
 
 def command_of(body: MovementBody, key: str, mark: bytes) -> MovementCommand:
@@ -60,24 +79,91 @@ def _known(number: object) -> int | None:
     return number if isinstance(number, int) else None
 
 
+class Claim(NamedTuple):
+    """One movement: under the name of its request, and under a key of its own."""
+
+    shard: int
+    named: MovementCommand
+    own: MovementCommand
+
+    @property
+    def probe(self) -> Count:
+        """Asks who holds the name, and changes nothing."""
+        named = self.named
+        return Count(
+            named.sku,
+            named.location,
+            0,
+            expected_on_hand=NOBODY_COUNTS,
+            key=named.key,
+            fingerprint=named.fingerprint,
+        )
+
+
+def claims_of(key: str, movements: Sequence[MovementBody], shards: int) -> Iterator[Claim]:
+    """The claims of a request, in the order of its movements."""
+    contents = [_encode(movement) for movement in movements]
+    whole = _digest(b"\n".join(sorted(contents)))
+    name = f"movements:{_digest(key.encode()).hex()}"
+    seen: Counter[bytes] = Counter()
+    for movement, content in zip(movements, contents, strict=True):
+        itself = _digest(b"%b %d %b" % (key.encode(), seen[content], content))
+        seen[content] += 1
+        named = command_of(movement, name, _digest(whole + itself)[:8])
+        own = _replace(named, key=f"movement:{itself.hex()}", fingerprint=whole[:8])
+        yield Claim(shard_of(movement.sku, shards), named, own)
+
+
+def _digest(data: bytes) -> bytes:
+    return blake2b(data, digest_size=16).digest()
+
+
 async def move_stock(api: "Api", scope: Scope, key: str, data: bytes) -> MovementResults:
     """Do all movements of a request; their results in order. Raises RefusedError if it is none."""
-    body, canonical = MOVEMENTS.decode(data)
-    mark = blake2b(canonical, digest_size=8).digest()
-    commands = [
-        api.narrow(command_of(movement, _key_of(key, index), mark), scope)
-        for index, movement in enumerate(body.movements)
-    ]
-    first = await api.router.ask(commands[0])
-    if first.status is Status.IDEMPOTENCY_MISMATCH:
-        raise RefusedError(TABLE[first.status])
-    answers = [first, *await ask_each(api, commands[1:])]
+    claims = list(claims_of(key, MOVEMENTS.read(data).movements, api.shards))
+    commands = [api.narrow(claim.named, scope) for claim in claims]
+    if len({claim.shard for claim in claims}) > 1:
+        asked = Holders.of(claims, await ask_each(api, [claim.probe for claim in claims]))
+        if asked.foreign and not asked.ours:
+            raise RefusedError(TABLE[Status.IDEMPOTENCY_MISMATCH])
+    answers = await ask_each(api, commands)
+    held = Holders.of(claims, answers)
+    if held.foreign and not held.ours | held.unsure:
+        raise RefusedError(TABLE[Status.IDEMPOTENCY_MISMATCH])
+    others: list[int] = []
+    for index, (claim, answer) in enumerate(zip(claims, answers, strict=True)):
+        if answer.status is Status.IDEMPOTENCY_MISMATCH and claim.shard in held.ours:
+            others.append(index)
+        elif answer.status is Status.IDEMPOTENCY_MISMATCH and claim.shard in held.unsure:
+            answers[index] = Answer(Status.OUTCOME_UNKNOWN)
+    later = await ask_each(api, [api.narrow(claims[index].own, scope) for index in others])
+    for index, answer in zip(others, later, strict=True):
+        answers[index] = answer
     return MovementResults([_result(answer) for answer in answers])
 
 
-def _key_of(key: str, index: int) -> str:
-    """As long as an id may be, however long the request's key is."""
-    return f"movement:{blake2b(f'{key}:{index}'.encode(), digest_size=16).hexdigest()}"
+class Holders(NamedTuple):
+    """Shards by who holds the name of a request there, as answers to its claims tell."""
+
+    ours: set[int]
+    """A movement of the request."""
+    unsure: set[int]
+    """Nobody can say: a movement was not judged."""
+    foreign: set[int]
+    """Another request."""
+
+    @classmethod
+    def of(cls, claims: Sequence[Claim], answers: Sequence[Answer]) -> "Holders":
+        ours, unsure, taken = set[int](), set[int](), set[int]()
+        for claim, answer in zip(claims, answers, strict=True):
+            kind = TABLE[answer.status]
+            if answer.status in DONE:
+                ours.add(claim.shard)
+            elif kind.http >= 500 or kind.retryable:
+                unsure.add(claim.shard)
+            elif answer.status is Status.IDEMPOTENCY_MISMATCH:
+                taken.add(claim.shard)
+        return cls(ours, unsure - ours, taken - ours - unsure)
 
 
 def _result(answer: Answer) -> MovementResult:
@@ -89,6 +175,6 @@ def _result(answer: Answer) -> MovementResult:
     return MovementResult("refused", problem=problem_of(answer))
 
 
-async def ask_each(api: "Api", commands: list[Command]) -> list[Answer]:
+async def ask_each(api: "Api", commands: Sequence[Command]) -> list[Answer]:
     """The answers to several commands, in their order, all asked at once."""
     return list(await asyncio.gather(*map(api.router.ask, commands)))

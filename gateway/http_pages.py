@@ -72,13 +72,13 @@ class Page:
         """The body has come to its end."""
 
     @property
-    def media(self) -> str:
-        """The Content-Type, without parameters."""
-        return self.request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    def content_type(self) -> str:
+        """The header, with its parameters; empty if there is none."""
+        return self.request.headers.get("content-type", "")
 
     async def body(self) -> bytes:
         """The JSON body, bounded while it comes."""
-        if not is_json(self.request.headers.get("content-type", "").encode("latin-1")):
+        if not is_json(self.content_type.encode("latin-1")):
             raise RefusedError(problems.UNSUPPORTED_MEDIA_TYPE)
         body = bytearray()
         async for chunk in self.chunks():
@@ -109,7 +109,7 @@ async def movements(page: Page) -> Reply:
 async def import_rows(page: Page) -> Reply:
     if "kind" not in page.query:
         raise RefusedError(problems.INVALID, "The query parameter kind is missing")
-    reader = rows_of(page.media, page.query["kind"])
+    reader = rows_of(page.content_type, page.query["kind"])
     job = Import(page.api, page.scope, page.key)
     return json_reply(await job.run(reader, page.chunks()))
 

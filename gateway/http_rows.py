@@ -1,12 +1,17 @@
 """Rows of an import, from bytes that come in pieces: CSV with a header, or one JSON per line.
 
-Sans-I/O: bytes in, movements out, a fault in place of each row that is none. A row is bounded; one
-that is too long is a fault and the next begins after the next line feed, so that a quote that is
-never closed costs one row and not the rest of the file.
+Sans-I/O: bytes in, movements out, a fault in place of each row that is none. A row is a line of the
+file, and its number is the line's: whatever stands in a line, a quote that is never closed or more
+than a row may have, costs that line and shifts no other. Hence a quoted cell ends on the line on
+which it began; nothing that a movement holds has a line feed in it.
+
+Lines are cut one by one, as they are asked for, and each costs as much as it is long. Blank ones
+are handed out too, so that whoever reads can take turns with others.
 """
 
 import csv
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
@@ -35,130 +40,119 @@ _BOM: Final = b"\xef\xbb\xbf"
 
 
 class Row(NamedTuple):
-    """A row of the file, from 1: a movement, or what is wrong with it."""
+    """A row of the file, by its line, from 1: a movement, or what is wrong with it."""
 
     number: int
     movement: RowMovement | None
     fault: str = ""
 
 
-class Splitter:
-    """Cuts bytes into records at line feeds; with `quoted`, not at those inside quotes."""
+class Lines:
+    """Cuts bytes into lines, without their line feeds; None for one that is too long."""
 
-    def __init__(self, *, quoted: bool) -> None:
-        self._quoted = quoted
+    def __init__(self) -> None:
         self._rest = b""
         """A line whose end has not come."""
-        self._record = b""
-        """Lines of a record whose closing quote has not come."""
         self._skipping = False
-        """The line that has begun is too long, and was reported."""
+        """That line is too long, and was reported."""
 
-    def feed(self, data: bytes) -> list[bytes | None]:
-        """The records that `data` completes; None for one that is too long."""
-        *lines, rest = (self._rest + data).split(b"\n")
-        records: list[bytes | None] = []
-        for line in lines:
-            if self._skipping:
-                self._skipping = False
-            else:
-                self._take(line, records)
-        self._rest = rest
-        if len(self._record) + len(rest) > limits.IMPORT_ROW_BYTES_MAX:
+    def feed(self, data: bytes) -> Iterator[bytes | None]:
+        """The lines that `data` completes, cut one by one; to be exhausted."""
+        start = 0
+        while (end := data.find(b"\n", start)) >= 0:
+            line, self._rest = self._rest + data[start:end], b""
+            start = end + 1
             if not self._skipping:
-                records.append(None)
-            self._skipping, self._record, self._rest = True, b"", b""
-        return records
+                yield line if len(line) <= limits.IMPORT_ROW_BYTES_MAX else None
+            self._skipping = False
+        self._rest += data[start:]
+        if len(self._rest) > limits.IMPORT_ROW_BYTES_MAX:
+            self._rest = b""
+            if not self._skipping:
+                self._skipping = True
+                yield None
 
-    def end(self) -> list[bytes | None]:
-        """What is left once no more comes."""
-        records: list[bytes | None] = []
+    def end(self) -> Iterator[bytes | None]:
+        """The last line, if no line feed ended it."""
         if self._rest and not self._skipping:
-            self._take(self._rest, records)
-        if self._record:
-            records.append(self._record)
-        return records
-
-    def _take(self, line: bytes, records: list[bytes | None]) -> None:
-        record = self._record + line
-        if len(record) > limits.IMPORT_ROW_BYTES_MAX:
-            records.append(None)
-            self._record = b""
-        elif self._quoted and record.count(b'"') % 2:
-            self._record = record + b"\n"
-        else:
-            records.append(record)
-            self._record = b""
+            yield self._rest
 
 
-class JsonRows:
+class Rows(ABC):
+    """The rows of one file; `None` stands for a line that has none."""
+
+    def __init__(self) -> None:
+        self._lines = Lines()
+        self._number = 0
+
+    def feed(self, data: bytes) -> Iterator[Row | None]:
+        """What stands in the lines that `data` completes, read one by one; to be exhausted.
+
+        Raises RefusedError if the file cannot be read at all.
+        """
+        return map(self._read, self._lines.feed(data))
+
+    def end(self) -> Iterator[Row | None]:
+        """The last row, if no line feed ended it. Raises RefusedError likewise."""
+        return map(self._read, self._lines.end())
+
+    def _read(self, line: bytes | None) -> Row | None:
+        self._number += 1
+        if self._number == 1 and line is not None:
+            line = line.removeprefix(_BOM)
+        return self._row(line)
+
+    def _row(self, line: bytes | None) -> Row | None:
+        if line is None:
+            return Row(self._number, None, _TOO_LONG)
+        if not line.strip():
+            return None
+        try:
+            return Row(self._number, self._movement(line))
+        except (RefusedError, ValueError) as error:  # msgspec's too is a ValueError
+            return Row(self._number, None, str(error))
+
+    @abstractmethod
+    def _movement(self, line: bytes) -> RowMovement:
+        """What stands in `line`. Raises RefusedError or ValueError if that is no movement."""
+
+
+class JsonRows(Rows):
     """Rows of newline-delimited JSON."""
 
     def __init__(self, kind: type[RowMovement]) -> None:
-        self._splitter = Splitter(quoted=False)
+        super().__init__()
         self._decoder = BodyDecoder(kind)
-        self._number = 0
 
-    def feed(self, data: bytes) -> Iterator[Row]:
-        """The rows that `data` completes, read one by one; to be exhausted."""
-        return self._rows(self._splitter.feed(data))
-
-    def end(self) -> Iterator[Row]:
-        """The last row, if no line feed ended it."""
-        return self._rows(self._splitter.end())
-
-    def _rows(self, records: list[bytes | None]) -> Iterator[Row]:
-        for record in records:
-            self._number += 1
-            if record is None:
-                yield Row(self._number, None, _TOO_LONG)
-            elif record.strip():
-                yield self._row(record)
-
-    def _row(self, record: bytes) -> Row:
-        try:
-            return Row(self._number, self._decoder.read(record))
-        except RefusedError as error:
-            return Row(self._number, None, str(error))
+    def _movement(self, line: bytes) -> RowMovement:
+        return self._decoder.read(line)
 
 
-class CsvRows:
+class CsvRows(Rows):
     """Rows of CSV; the first names the columns, in any order."""
 
     def __init__(self, kind: type[RowMovement]) -> None:
+        super().__init__()
         self._kind = kind
-        self._splitter = Splitter(quoted=True)
-        self._number = 0
         self._columns: list[str] = []
 
-    def feed(self, data: bytes) -> Iterator[Row]:
-        """The rows that `data` completes, read one by one; to be exhausted.
-
-        Raises RefusedError if the header is none.
-        """
-        return self._rows(self._splitter.feed(data))
-
-    def end(self) -> Iterator[Row]:
+    def end(self) -> Iterator[Row | None]:
         """The last row, if no line feed ended it. Raises RefusedError if there was no header."""
-        yield from self._rows(self._splitter.end())
+        yield from super().end()
         if not self._columns:
             raise RefusedError(problems.INVALID, "The file is empty; a header row is expected")
 
-    def _rows(self, records: list[bytes | None]) -> Iterator[Row]:
-        for record in records:
-            self._number += 1
-            if self._number == 1:
-                self._columns = self._header(record)
-            elif record is None:
-                yield Row(self._number, None, _TOO_LONG)
-            elif record.strip():
-                yield self._row(record)
+    def _row(self, line: bytes | None) -> Row | None:
+        if self._columns:
+            return super()._row(line)
+        self._columns = self._header(line)
+        return None
 
-    def _header(self, record: bytes | None) -> list[str]:
+    def _header(self, line: bytes | None) -> list[str]:
         columns: list[str] = []
-        if record is not None:
+        if line is not None:
             try:
-                columns = [name.strip() for name in _cells(record.removeprefix(_BOM))]
+                columns = [name.strip() for name in _cells(line)]
             except ValueError as error:
                 raise RefusedError(problems.INVALID, f"The header row: {error}") from error
         known = set(msgspec.structs.asdict(self._kind("", "", 0)))
@@ -170,30 +164,25 @@ class CsvRows:
             raise RefusedError(problems.INVALID, f"The header row: {expected} expected, each once")
         return columns
 
-    def _row(self, record: bytes) -> Row:
-        try:
-            cells = _cells(record)
-            if len(cells) != len(self._columns):
-                fault = f"{len(cells)} cells, the header has {len(self._columns)}"
-                return Row(self._number, None, fault)
-            named = {
-                name: _value(name, cell) for name, cell in zip(self._columns, cells, strict=True)
-            }
-            fields = {name: value for name, value in named.items() if value != ""}
-            return Row(self._number, msgspec.convert(fields, self._kind))
-        except ValueError as error:  # msgspec's too is one
-            return Row(self._number, None, str(error))
+    def _movement(self, line: bytes) -> RowMovement:
+        cells = _cells(line)
+        if len(cells) != len(self._columns):
+            raise ValueError(f"{len(cells)} cells, the header has {len(self._columns)}")
+        named = {name: _value(name, cell) for name, cell in zip(self._columns, cells, strict=True)}
+        fields = {name: value for name, value in named.items() if value != ""}
+        return msgspec.convert(fields, self._kind)
 
 
 _TOO_LONG: Final = f"longer than {limits.IMPORT_ROW_BYTES_MAX} bytes"
 
 
-def _cells(record: bytes) -> list[str]:
-    """Raises ValueError if the record is no CSV, or no UTF-8."""
+def _cells(line: bytes) -> list[str]:
+    """Raises ValueError if the line is no CSV by itself, or no UTF-8."""
     try:
-        return next(csv.reader([record.decode().removesuffix("\r")], strict=True))
+        return next(csv.reader([line.decode().removesuffix("\r")], strict=True))
     except csv.Error as error:
-        raise ValueError(str(error)) from error
+        fault = "a quote is not closed on its line" if "end of data" in str(error) else str(error)
+        raise ValueError(fault) from error
 
 
 def _value(name: str, cell: str) -> Any:

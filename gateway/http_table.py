@@ -279,7 +279,13 @@ _OF_STOCK: Final = (
         path="/v1/stock/movements",
         tag=STOCK,
         summary="Stock came, went, was counted or transferred",
-        description="Each movement stands or falls by itself; the answer has one result for each.",
+        description=(
+            "Each movement stands or falls by itself; the answer has one result for each. The "
+            "Idempotency-Key names the list: the same movements again, in any order, are a replay; "
+            "others under the same key are refused with 422 and nothing of them is applied, "
+            "wherever both lists have a shard in common on which the first has applied anything. "
+            "A key is remembered for the engine's keys_window."
+        ),
         command=Receive,
         key=True,
         body=MOVEMENTS,
@@ -307,9 +313,14 @@ _OF_STOCK: Final = (
         tag=STOCK,
         summary="Movements from a file of any length",
         description=(
-            "CSV with a header row, or one JSON object per line, read as it comes. Rows are keyed "
-            "by their content and number, so that sending a file again adds nothing twice; an "
-            "Idempotency-Key tells apart files that are equal on purpose."
+            "CSV with a header row, or one JSON object per line, in UTF-8, read as it comes. A row "
+            "is one line; a quoted cell ends on its line.\n\n"
+            "**A row is remembered by its content and its line number**, together with the "
+            "Idempotency-Key, which names the file, for the engine's keys_window. So the same file "
+            "sent again adds nothing twice, and a file mended in place adds what was mended. "
+            "**A different file, or a recount, needs an Idempotency-Key of its own**: without one, "
+            "a row that is equal to an earlier one on the same line is taken for a repetition and "
+            "not applied. Lines that have moved are new rows."
         ),
         command=Receive,
         key=False,

@@ -316,17 +316,57 @@ async def test_a_slow_request_is_given_up(server: Server, data: bytes) -> None:
     assert "close" == answered.headers["connection"]
 
 
-async def test_a_slow_page_is_given_up(server: Server) -> None:
-    """The same while a page waits for its body."""
+@pytest.mark.parametrize(
+    ("target", "media", "body"),
+    [
+        (b"PUT /v1/channels/web", b"application/json", b"{"),
+        (b"POST /v1/stock/movements", b"application/json", b'{"movements": ['),
+        (b"POST /v1/stock/import?kind=received", b"text/csv", b"sku,location,quantity\nA,x,1\nB"),
+    ],
+)
+async def test_a_slow_page_is_given_up(
+    server: Server, target: bytes, media: bytes, body: bytes
+) -> None:
+    """The same while a page waits for its body; what it does then, nobody hears."""
+    fields = b"Idempotency-Key: k\r\nContent-Type: " + media + b"\r\nContent-Length: 999\r\n\r\n"
     async with server.connect() as (reader, writer):
-        writer.write(
-            b"PUT /v1/channels/web HTTP/1.1\r\n" + HOST + JSON + b"Content-Length: 9\r\n\r\n{"
-        )
+        writer.write(target + b" HTTP/1.1\r\n" + HOST + fields + body)
         await _until(lambda: 1 == server.api.counters.in_flight)
         _sweep(server, REQUEST_SECONDS)
-        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
-            await read_answer(reader)
+        answered = await read_answer(reader)
+        assert b"" == await asyncio.wait_for(reader.read(), DEADLINE_SECONDS)
+
+    assert (408, "request_timeout") == (answered.status, answered.body["code"])
+    assert "close" == answered.headers["connection"]
     await _until(lambda: 0 == server.api.counters.in_flight)
+    await _until(lambda: not server.edge.tasks)
+
+
+async def test_a_slow_page_behind_another_is_given_up_in_its_turn(server: Server) -> None:
+    """What came before it is answered first."""
+    page = b"PUT /v1/channels/web HTTP/1.1\r\n" + HOST + JSON + b"Content-Length: 9\r\n\r\n{"
+    server.engine.held = []
+    async with server.connect() as (reader, writer):
+        writer.write(STOCK + page)
+        await _until(lambda: bool(server.engine.held))
+        _sweep(server, REQUEST_SECONDS)
+        server.engine.held[0]()
+        statuses = [(await read_answer(reader)).status]
+        _sweep(server, REQUEST_SECONDS)
+        statuses.append((await read_answer(reader)).status)
+
+    assert [200, 408] == statuses
+
+
+async def test_a_body_that_breaks_is_answered_by_its_page_as_well(server: Server) -> None:
+    """400 for a chunk that is none."""
+    (answered,) = await answers(
+        server,
+        b"POST /v1/stock/import?kind=received HTTP/1.1\r\n" + HOST + b"Content-Type: text/csv\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+    )
+
+    assert (400, "malformed_http") == (answered.status, answered.body["code"])
 
 
 async def test_a_silent_connection_is_kept_and_then_closed(server: Server) -> None:

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from engine.messages import Answer, Command, Receive, Status
-from engine.scope import READ, Scope
-from gateway.http_import import ERRORS_MAX, WINDOW
+from engine.scope import OPERATOR, READ, Scope
+from gateway.http_import import ERRORS_MAX, ROWS_PER_TURN, WINDOW, Import, rows_of
 from tests.gateway.http_engine import (
     DEADLINE_SECONDS,
     Keys,
@@ -101,6 +101,8 @@ async def test_json_lines_are_taken(server: Server) -> None:
         ("/v1/stock/import?kind=received&x=1", "text/csv", 400),
         (RECEIVED, "application/json", 415),
         (RECEIVED, "", 415),
+        (RECEIVED, "text/csv; charset=iso-8859-1", 415),
+        (RECEIVED, "application/x-ndjson; charset=utf-16", 415),
     ],
 )
 async def test_what_is_no_import_is_refused(
@@ -110,6 +112,70 @@ async def test_what_is_no_import_is_refused(
     answered = await server.post(path, rows(20_000), content_type=media)
 
     assert (status, "close") == (answered.status, answered.headers["connection"])
+
+
+@pytest.mark.parametrize(
+    ("headers", "detail"),
+    [
+        ({"content_type": "text/csv;header=present; charset=latin1"}, "The charset is latin1;"),
+        ({"content_type": "text/csv", "content_encoding": "gzip"}, "content-encoding is gzip;"),
+        ({"content_type": "text/plain"}, "Send text/csv or application/x-ndjson"),
+    ],
+)
+async def test_a_refused_type_says_which_is_read(
+    server: Server, headers: dict[str, str], detail: str
+) -> None:
+    """Of an import, not of the other calls."""
+    answered = await server.post(RECEIVED, rows(1), **headers)
+
+    assert 415 == answered.status
+    assert detail in answered.body["detail"]
+    assert "application/json" not in answered.body["detail"]
+
+
+async def test_utf_8_may_be_said_in_any_way(server: Server) -> None:
+    """Quoted, in capitals, beside other parameters."""
+    media = 'text/csv; header=present; charset="UTF-8"'
+    answered = await server.post(RECEIVED, rows(1), content_type=media)
+
+    assert (200, 1) == (answered.status, answered.body["applied"])
+
+
+async def test_an_unclosed_quote_costs_one_row_and_no_repetition(server: Server) -> None:
+    """All rows are counted; the mended file adds the mended row, and nothing twice."""
+    good = b"".join(b"SKU-%d,berlin,1,\n" % number for number in range(50))
+    broken = HEADER + b'A,berlin,1,"PO\n' + good
+    first = await server.post(RECEIVED, broken, content_type="text/csv")
+    mended = broken.replace(b'"PO', b'"PO"')
+    second = await server.post(RECEIVED, mended, content_type="text/csv")
+
+    assert (51, 50, 1) == tuple(first.body[name] for name in ("rows", "applied", "failed"))
+    assert 2 == first.body["errors"][0]["row"]
+    assert (1, 50) == (second.body["applied"], second.body["replayed"])
+    assert 1 == await on_hand(server, "SKU-0")
+
+
+@pytest.mark.parametrize("line", [b"\n", b'"\n', b"A,berlin,x,\n", b'"",",\n'])
+async def test_an_import_takes_turns_whatever_its_lines_hold(server: Server, line: bytes) -> None:
+    """Others get the event loop after ROWS_PER_TURN lines, good, bad or blank."""
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def one_chunk() -> AsyncIterator[bytes]:
+        yield HEADER + line * 6_400
+
+    others = asyncio.create_task(take_turns())
+    job = Import(server.api, OPERATOR, None)
+    report = await job.run(rows_of("text/csv", "received"), one_chunk())
+    others.cancel()
+
+    assert turns >= 6_400 // ROWS_PER_TURN
+    assert report.failed == (0 if line == b"\n" else 6_400)
 
 
 async def test_a_file_without_a_header_is_refused(server: Server) -> None:

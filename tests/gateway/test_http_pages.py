@@ -88,6 +88,87 @@ async def test_movements_are_done_once(server: Server) -> None:
     assert 404 == (await server.get("/v1/stock/C")).status
 
 
+SKUS = "ABCDEFGH"
+"""On several shards."""
+
+
+async def stock(server: Server) -> dict[str, int]:
+    """The units of each SKU that has any."""
+    found = {sku: await server.get(f"/v1/stock/{sku}") for sku in SKUS}
+    return {sku: each.body["on_hand"] for sku, each in found.items() if each.status == 200}
+
+
+async def test_movements_in_another_order_are_the_same_request(server: Server) -> None:
+    """All of them are replayed, equal ones one by one."""
+    movements = [received(sku, quantity) for sku in SKUS for quantity in (1, 2, 2)]
+    first = await move(server, *movements)
+    before = await stock(server)
+    again = await move(server, *reversed(movements))
+
+    assert {"ok"} == {each["status"] for each in first}
+    assert dict.fromkeys(SKUS, 5) == before
+    assert {"replayed"} == {each["status"] for each in again}
+    assert before == await stock(server)
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        [received(), received("B"), received()],
+        [received("C"), received(), received("B")],
+        [received("B")],
+        [received()],
+        [received(), received("B", 6)],
+        [received("A", 6)],
+        [received("H", 1), received("G", 1), *(received(sku, 1) for sku in SKUS)],
+    ],
+)
+async def test_another_request_under_a_key_changes_nothing(
+    server: Server, others: list[dict[str, Any]]
+) -> None:
+    """422 for more, fewer or other movements, first or last, and before anything is applied."""
+    await move(server, received(), received("B"))
+    before = await stock(server)
+    other = await server.post(MOVEMENTS, {"movements": others}, idempotency_key="k")
+
+    assert (422, "idempotency_mismatch") == (other.status, other.body["code"])
+    assert before == await stock(server)
+
+
+async def test_a_refused_movement_leaves_the_others_found(server: Server) -> None:
+    """Whether it stands first or last; once it can be applied, a repetition does so."""
+    lost = {"kind": "adjusted", "sku": "A", "location": "berlin", "quantity": -7}
+    first = await move(server, lost, received(), received("A", 1))
+    await move(server, received("A", 100), key="other")
+    other = await server.post(MOVEMENTS, {"movements": [received("A", 1)]}, idempotency_key="k")
+    second = await move(server, received("A", 1), lost, received())
+    third = await move(server, lost, received(), received("A", 1))
+
+    assert ["refused", "ok", "ok"] == [each["status"] for each in first]
+    assert 422 == other.status
+    assert ["replayed", "ok", "replayed"] == [each["status"] for each in second]
+    assert ["replayed"] * 3 == [each["status"] for each in third]
+    assert {"A": 99} == await stock(server)
+
+
+async def test_an_unsure_movement_leaves_the_others_of_its_shard_unsure(server: Server) -> None:
+    """Whose name it is cannot be told then; a repetition tells."""
+    movements = [received("A", quantity) for quantity in (1, 2, 3)]
+    await move(server, *movements)
+    server.engine.replaced = lambda command: (
+        Answer(Status.NOT_DONE) if isinstance(command, Receive) and command.quantity == 1 else None
+    )
+    second = await move(server, *movements)
+    server.engine.replaced = lambda command: None
+    third = await move(server, *movements)
+
+    assert ["not_done", "outcome_unknown", "outcome_unknown"] == [
+        each["problem"]["code"] for each in second
+    ]
+    assert ["replayed"] * 3 == [each["status"] for each in third]
+    assert {"A": 6} == await stock(server)
+
+
 async def test_an_outage_in_the_middle_is_mended_by_a_repetition(server: Server) -> None:
     """What was done is replayed, what was not is done."""
     server.engine.replaced = lambda command: (

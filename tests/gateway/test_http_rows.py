@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import limits
-from gateway.http_rows import CsvRows, JsonRows, Row, Splitter
+from gateway.http_rows import CsvRows, JsonRows, Lines, Row
 from gateway.http_types import CountedMovement, ReceivedMovement
 from gateway.problems import RefusedError
 
@@ -16,8 +16,8 @@ def csv_rows(data: bytes, size: int = 1 << 20) -> list[Row]:
     reader = CsvRows(ReceivedMovement)
     rows: list[Row] = []
     for start in range(0, len(data), size):
-        rows += reader.feed(data[start : start + size])
-    return [*rows, *reader.end()]
+        rows += filter(None, reader.feed(data[start : start + size]))
+    return [*rows, *filter(None, reader.end())]
 
 
 def test_a_csv_is_read() -> None:
@@ -60,7 +60,10 @@ def test_where_a_read_ends_means_nothing(size: int) -> None:
         (b"A,berlin,1,\x00", "regex"),
         (b"A,berlin,1,\xff", "utf-8"),
         (b'A,"berlin" x,1,', "expected"),
-        (b'A,berlin,1,"a\nb"', "regex"),
+        (b'A,berlin,1,"a', "a quote is not closed on its line"),
+        (b'"' * limits.IMPORT_ROW_BYTES_MAX, "header has 4"),
+        (b'"' * (limits.IMPORT_ROW_BYTES_MAX - 1), "not closed"),
+        (b'"A,berlin,1,' + b"x" * limits.IMPORT_ROW_BYTES_MAX, "longer than"),
         (b"A,berlin,1," + b"x" * 257, "length"),
         (b"A,berlin,1," + b"x" * limits.IMPORT_ROW_BYTES_MAX, "longer than"),
     ],
@@ -101,7 +104,7 @@ def test_lines_of_json_are_read() -> None:
     reader = JsonRows(CountedMovement)
     data = b'{"sku": "A", "location": "x", "quantity": 0}\r\n\n{"sku": "A"}\n'
     data += b'{"sku": "A", "location": "x", "quantity": 1, "expected_on_hand": 2}'
-    rows = [*reader.feed(data), *reader.end()]
+    rows = [*filter(None, reader.feed(data)), *filter(None, reader.end())]
 
     assert [1, 3, 4] == [row.number for row in rows]
     assert CountedMovement("A", "x", 0) == rows[0].movement
@@ -109,12 +112,46 @@ def test_lines_of_json_are_read() -> None:
     assert CountedMovement("A", "x", 1, expected_on_hand=2) == rows[2].movement
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_line() -> None:
+    """Editors write one before lines of JSON, too."""
+    reader = JsonRows(CountedMovement)
+    (row,) = reader.feed(b'\xef\xbb\xbf{"sku": "A", "location": "x", "quantity": 0}\n')
+
+    assert Row(1, CountedMovement("A", "x", 0)) == row
+
+
+def test_a_quote_that_is_not_closed_costs_its_own_line() -> None:
+    """The good rows after it are read, and mending it shifts no number."""
+    good = b"".join(b"SKU-%d,berlin,1,\n" % number for number in range(100))
+    broken = csv_rows(HEADER + b'A,berlin,1,"never closed\n' + good)
+    mended = csv_rows(HEADER + b'A,berlin,1,"closed"\n' + good)
+
+    assert "a quote is not closed on its line" == broken[0].fault
+    assert 101 == len(broken)
+    assert mended[1:] == broken[1:]
+
+
+def test_numbers_are_those_of_lines() -> None:
+    """Lines that are too long, broken or blank count once each, wherever a read ends."""
+    data = HEADER + b"\n" + b"x" * 10_000 + b'\n"\n\r\n' + b"A,berlin,1,\n" + b"y" * 5_000
+
+    for size in (1, 100, 4_096, 1 << 20):
+        assert [3, 4, 6, 7] == [row.number for row in csv_rows(data, size)]
+
+
+def test_blank_lines_are_handed_out() -> None:
+    """Whoever reads a file of nothing else can take turns."""
+    rows = CsvRows(ReceivedMovement).feed(HEADER + b"\n" * 1_000)
+
+    assert [None] * 1_001 == list(rows)
+
+
 def test_nothing_grows_without_a_bound() -> None:
-    """A file without line feeds, or with a quote that never closes, is dropped as it comes."""
-    for quoted, start, data in ((False, b"", b"x" * 1_000), (True, b'"', b"x\n" * 500)):
-        splitter = Splitter(quoted=quoted)
-        faults = splitter.feed(start).count(None)
-        for _ in range(100):
-            faults += splitter.feed(data).count(None)
-            assert len(splitter._rest) + len(splitter._record) <= limits.IMPORT_ROW_BYTES_MAX
-        assert faults >= 1
+    """A file without line feeds is dropped as it comes."""
+    lines = Lines()
+    found: list[bytes | None] = []
+    for _ in range(100):
+        found += lines.feed(b"x" * 1_000)
+        assert len(lines._rest) <= limits.IMPORT_ROW_BYTES_MAX
+
+    assert [None] == found
