@@ -124,9 +124,12 @@ def import_file(
 ) -> int:
     """Import stock movements from a file; `-` reads standard input.
 
-    Sending a file again adds nothing twice. For example, with the header `sku,location,quantity`:
+    Sending a file again adds nothing twice: a row is remembered by its content and its line, for
+    the engine's keys_window. So a different file, or a recount, needs an --idempotency-key of its
+    own, or rows that are equal to earlier ones on the same line are not applied. For example, with
+    the header `sku,location,quantity`:
 
-        onhand import stock.csv
+        onhand import stock.csv --idempotency-key delivery-17
 
     Parameters
     ----------
@@ -137,7 +140,7 @@ def import_file(
     format
         What the file is, if its name does not end in .csv, .ndjson or .jsonl.
     idempotency_key
-        Tells apart two files that are equal on purpose.
+        Names the file; rows are remembered together with it.
     """
     form = format or _SUFFIXES.get(file.suffix.lower())
     if form is None:
