@@ -400,6 +400,26 @@ async def test_going_back_while_giving_back() -> None:
     assert stood == end.store.entries()[:-1]
 
 
+@timeless
+async def test_what_is_given_back_has_no_gap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record that was given to one server process is not followed by the next on another."""
+    end = await End.opened()
+    stood = await end.filled(5)
+    end.lose_from(3)
+    append = end.store.append
+
+    def append_and_vanish(shard: int, position: Position, record: bytes, create: bool) -> None:
+        append(shard, position, record, create)
+        if position == Position(1, 3):
+            monkeypatch.undo()
+            end.lose_from(1)
+
+    monkeypatch.setattr(end.store, "append", append_and_vanish)
+    await end.append(6)
+
+    assert stood == end.store.entries()[:-1]
+
+
 @pytest.mark.parametrize("sequence", range(1, 8))
 def test_the_ring_reaches_as_far_as_its_bytes(
     monkeypatch: pytest.MonkeyPatch, sequence: int
