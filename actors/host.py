@@ -411,7 +411,7 @@ class Host:
         if self._fill >= limits.MEMORY_SNAPSHOT:
             for owner in self._owners.values():
                 snapshotter = owner.snapshotter
-                if snapshotter and owner.phase is Phase.SERVING and snapshotter.want():
+                if snapshotter and owner.phase is Phase.SERVING and snapshotter.want(self._full):
                     owner.poke(prove=True)
 
     @property

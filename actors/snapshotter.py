@@ -71,6 +71,7 @@ class Snapshotter:
         """…of which so much goes with the next; after a recovery, who knows: it is worth a try."""
         self._stored = 0
         """Bytes of the newest snapshot."""
+        self._begun_at = self._loop.time()
         self._not_before = 0.0
         self._events = 0
         self._wanted = False
@@ -111,11 +112,12 @@ class Snapshotter:
         """Whether a batch is needed for something to go on."""
         return self.taken is not None or (bool(self._asked) and self._task is None)
 
-    def want(self) -> bool:
-        """Take a snapshot soon, because the journal's server is filling up. Whether it helps: this
-        one, or the one after it, must free more than it costs to write."""
+    def want(self, full: bool) -> bool:
+        """Take a snapshot soon, because the journal's server is filling up, or is full. Whether it
+        helps: this one, or the one after it, must free more than it costs to write."""
         worth = max(limits.SNAPSHOT_AT_LEAST_BYTES, self._stored // 4)
-        self._wanted = self._wanted or self._bytes + self._trimmable >= worth
+        stale = full and self._loop.time() - self._begun_at > limits.SNAPSHOT_RENEW_SECONDS
+        self._wanted = self._wanted or stale or self._bytes + self._trimmable >= worth
         return self._wanted
 
     def announce(self) -> SnapshotBegun | SnapshotTaken | None:
@@ -139,6 +141,7 @@ class Snapshotter:
         if not due or self._task is not None or self._not_before > self._loop.time():
             return None
         self._cut_bytes, self._bytes, self._events = self._bytes, 0, 0
+        self._begun_at = self._loop.time()
         self._wanted = False
         epoch, sequence = self._appender.position
         self._begun = Position(epoch, sequence + 1)

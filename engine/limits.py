@@ -105,6 +105,9 @@ SNAPSHOT_AFTER_EVENTS: Final = 200_000
 """…or as many events, but no fewer than there are entries to write down again."""
 SNAPSHOT_AT_LEAST_BYTES: Final = 64 << 10
 """Less journal than this is not worth a snapshot, however full the server is."""
+SNAPSHOT_RENEW_SECONDS: Final = 60.0
+"""A full server gets a new snapshot this often in any case: it may be smaller than those it has,
+because what they remember may be forgotten by now."""
 MEMORY_SNAPSHOT: Final = 0.6
 """Share of the server's memory at which snapshots, and so trimming, start in any case…"""
 MEMORY_REFUSE: Final = 0.8

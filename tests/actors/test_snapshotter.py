@@ -119,14 +119,28 @@ async def test_when_the_server_fills_up(trial: Trial, monkeypatch: pytest.Monkey
     """Wanted, a snapshot is taken at once, if there is anything to be trimmed by it."""
     life = await trial.serve()
     await life.go_on(3)
-    snapshotter(life).want()
+    snapshotter(life).want(full=False)
     await life.go_on(3)
     assert 0 == snapshotter(life).count
     monkeypatch.setattr(limits, "SNAPSHOT_AT_LEAST_BYTES", 100)
-    snapshotter(life).want()
+    snapshotter(life).want(full=False)
     await life.go_on(1)
 
     assert 1 == snapshotter(life).count
+
+
+@timeless
+async def test_a_full_server_gets_new_ones(trial: Trial) -> None:
+    """What was remembered may be forgotten: once a minute the two that it has are put to the test,
+    though there is nothing to trim."""
+    life = await trial.serve()
+    await life.go_on(1)
+    for _ in range(100):
+        snapshotter(life).want(full=True)
+        life.owner.poke(prove=True)
+        await asyncio.sleep(2)
+
+    assert 3 == snapshotter(life).count
 
 
 @timeless
