@@ -1,6 +1,7 @@
 """What fills the journal: movements with long reasons, of SKUs that nobody buys."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -18,37 +19,39 @@ TEXT = "x" * limits.TEXT_CHARS_MAX
 
 
 class Ballast:
-    """Frames of movements, one after the other, until it is told to stop."""
+    """What was said to it."""
 
-    def __init__(self, engine: EngineProcess, pause: float) -> None:
-        self._engine = engine
-        self._pause = pause
-        self.statuses: dict[Status, int] = {}
+    def __init__(self) -> None:
+        self.statuses: Counter[Status] = Counter()
 
-    async def _pour(self) -> None:
-        async with Till(self._engine.binary) as till:
+    async def pour(self, engine: EngineProcess, pause: float) -> None:
+        """Frames of movements, one after the other, until it is told to stop."""
+        commands = [
+            Receive(f"ballast-{number % SKU_COUNT}", LOCATION, 1, TEXT, TEXT)
+            for number in range(FRAME)
+        ]
+        async with Till(engine.binary) as till:
             while True:
                 await till.connected(60)
-                commands = [
-                    Receive(f"ballast-{number % SKU_COUNT}", LOCATION, 1, TEXT, TEXT)
-                    for number in range(FRAME)
-                ]
                 response = await till.ask(commands) if till.up else None
-                for answer in response.answers if response is not None else []:
-                    self.statuses[answer.status] = self.statuses.get(answer.status, 0) + 1
-                await asyncio.sleep(self._pause)
+                if response is not None:
+                    self.statuses.update(each.status for each in response.answers)
+                await asyncio.sleep(pause)
 
 
 @asynccontextmanager
-async def pouring(engine: EngineProcess, pause: float = 0.0) -> AsyncIterator[Ballast]:
-    """Ballast for as long as the block lasts."""
-    ballast = Ballast(engine, pause)
-    task = asyncio.create_task(ballast._pour())
+async def pouring(
+    engine: EngineProcess, pourers: int = 1, pause: float = 0.0
+) -> AsyncIterator[Ballast]:
+    """Ballast, over so many connections, for as long as the block lasts."""
+    ballast = Ballast()
+    tasks = [asyncio.create_task(ballast.pour(engine, pause)) for _ in range(pourers)]
     try:
         yield ballast
     finally:
-        task.cancel()
-        await asyncio.wait([task])
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
 
 
 async def reserve_many(

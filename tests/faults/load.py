@@ -25,7 +25,7 @@ from engine.messages import (
 )
 from engine.placement import shard_of
 from tests.faults.engine_process import EngineProcess, eventually
-from tests.faults.history import DONE, UNAVAILABLE, UNKNOWN, Attempt, History
+from tests.faults.history import DONE, UNAVAILABLE, Attempt, History
 from tests.faults.till import DEADLINE_MS, Till
 
 SKUS = tuple(f"sku-{number}" for number in range(32))
@@ -211,12 +211,13 @@ class Load:
             attempt = await self._once(command, sku, number, direct)
             if attempt is None:
                 return Status.NOT_DONE
-            known = attempt.status not in (*UNKNOWN, Status.NOT_DONE, Status.OVERLOADED)
-            if attempt.status is Status.MOVED:
-                await self._doors.learn(self._doors.owners)
-            elif known or not patient:
+            if attempt.status not in (None, *UNAVAILABLE):
                 return attempt.status
             await asyncio.sleep(AGAIN_SECONDS)
+            if attempt.status is Status.MOVED:
+                await self._doors.learn(self._doors.owners)
+            elif not patient or attempt.status is Status.MEMORY_FULL:
+                return attempt.status
             if self._stopping:
                 return attempt.status
 

@@ -51,6 +51,11 @@ class RedisProcess:
             for name, value in settings.items():
                 client.config_set(name.replace("_", "-"), value)
 
+    def used_memory(self) -> int:
+        """In bytes."""
+        with self.client() as client:
+            return int(client.info("memory")["used_memory"])
+
     def configure_and_hang_up(self, name: str, value: str) -> None:
         """CONFIG SET, and the end of every other connection, in one turn of the server's loop."""
         with self.client() as client, client.pipeline(transaction=False) as pipeline:

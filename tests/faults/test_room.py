@@ -5,24 +5,28 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from engine.messages import Commit, Release, Reserve
-from tests.faults.ballast import pouring, reserve_many
+from engine.messages import Commit, Release, Reserve, Status
+from tests.faults.ballast import Ballast, pouring, reserve_many
 from tests.faults.checker import check
 from tests.faults.conftest import Figures
-from tests.faults.engine_process import EngineProcess, StartError, running, start
+from tests.faults.engine_process import EngineProcess, StartError, eventually, running, start
 from tests.faults.history import (
     UNAVAILABLE,
     Attempt,
     History,
+    all_served,
     first_success,
+    longest_gap,
     longest_wait,
     statuses,
 )
 from tests.faults.load import load, stock
+from tests.faults.redis_process import redis_running
 from tests.faults.till import DEADLINE_MS, Till
 
 pytestmark = [pytest.mark.faults, pytest.mark.ray, pytest.mark.redis]
@@ -31,6 +35,9 @@ SHARDS = 4
 DISK = "48m"
 START_WAIT_SECONDS = 15
 STASH = 200
+POURED = 50_000
+"""Movements, of 30 MB in all."""
+FLOOD_SECONDS = 15.0
 ROOM_BYTES = 200 << 10
 """What is left on the disk, so that it fills up under load."""
 
@@ -121,35 +128,75 @@ async def test_a_full_disk_and_a_kill(small_disk: Path, figures: Figures) -> Non
     figures(said=said, **books.figures, heard=statuses(history.attempts))
 
 
-async def test_the_memory_is_full(tmp_path: Path, figures: Figures) -> None:
-    """New reserves are refused, what was reserved can be committed and released; then snapshots
-    make room, and service returns by itself."""
+async def test_a_flood(tmp_path: Path, figures: Figures) -> None:
+    """Whatever comes, as fast as it may: what does not fit is refused, nothing is stuck, and
+    snapshots and trims make room meanwhile."""
     history = History()
     loop = asyncio.get_running_loop()
-    flags = "--shards", str(SHARDS), "--maxmemory", "64mb"
-    async with running(tmp_path, *flags) as engine:
+    async with running(tmp_path, "--shards", str(SHARDS), "--maxmemory", "64mb") as engine:
         await stock(engine, history)
-        names = await reserve_many(engine, history, "stash", STASH, SHARDS)
-        async with load(engine, history, name="memory") as buyers:
-            await buyers.until(500)
-            async with pouring(engine, pause=0.02) as ballast:
-                await buyers.until_refused(120)
-            full = loop.time()
-            finished = await finish(engine, history, names)
-            await buyers.until_served(range(SHARDS), 60, Reserve)
-        sold = [each for each in history.since(full) if isinstance(each.command, Reserve)]
-        refused = statuses(each for each in history.since(full - 1) if not each.done)
+        async with load(engine, history, name="flood") as buyers:
+            began = loop.time()
+            async with pouring(engine, pourers=4) as ballast:
+                await buyers.for_seconds(FLOOD_SECONDS)
+            await buyers.until_served(range(SHARDS), 30, Reserve)
         books = await check(engine, history, whole=False)
     figures(
-        refused_s=first_success(sold, range(SHARDS), full),
         ballast={status.name.lower(): n for status, n in ballast.statuses.items()},
+        longest_without_success_s=longest_gap(history.attempts, began),
+        longest_wait_s=longest_wait(history.attempts),
+        **books.figures,
+        heard=statuses(history.attempts),
+    )
+    assert {Status.OK, Status.MEMORY_FULL} >= set(ballast.statuses)
+
+
+async def test_the_memory_is_full(tmp_path: Path, figures: Figures) -> None:
+    """New work is refused, what was reserved can be committed and released; then snapshots make
+    room. Where there is none to be made, all is refused until the operator gives more."""
+    history = History()
+    loop = asyncio.get_running_loop()
+    async with (
+        redis_running(tmp_path / "redis") as server,
+        running(tmp_path / "data", "--shards", str(SHARDS), "--redis", server.url) as engine,
+    ):
+        await stock(engine, history)
+        names = await reserve_many(engine, history, "stash", STASH, SHARDS)
+        async with pouring(engine) as ballast:
+            await eventually(partial(has_poured, ballast), 60)
+        async with load(engine, history, name="memory") as buyers:
+            await buyers.until(500)
+            server.configure(maxmemory=str(int(server.used_memory() / 0.85)))
+            full = loop.time()
+            await buyers.until_refused()
+            finished = await finish(engine, history, names)
+            await buyers.until_served(range(SHARDS), 60, Reserve)
+            trimmed = loop.time()
+
+            server.configure(maxmemory=str(server.used_memory() - 1))
+            await buyers.until_refused()
+            await buyers.for_seconds(DEADLINE_MS / 1_000 + 2)
+            refused = [each for each in history.since(trimmed + 1) if each.answered < loop.time()]
+            server.configure(maxmemory="256mb")
+            more = loop.time()
+            await buyers.until_served(range(SHARDS), 60, Reserve)
+        sold = [each for each in history.attempts if isinstance(each.command, Reserve)]
+        books = await check(engine, history, redis_url=server.url, whole=False)
+    figures(
         finished_while_full=finished,
-        refused=refused,
+        sold_again_after_trims_s=trimmed - full,
+        refused_without_any=statuses(refused),
+        sold_again_with_more_s=all_served(sold, range(SHARDS), more),
         longest_wait_s=longest_wait(history.attempts),
         **books.figures,
         heard=statuses(history.attempts),
     )
     assert {"ok": STASH} == finished
+    assert {each.status for each in refused} <= UNAVAILABLE
+
+
+async def has_poured(ballast: Ballast) -> bool:
+    return ballast.statuses[Status.OK] >= POURED
 
 
 async def finish(engine: EngineProcess, history: History, names: list[str]) -> dict[str, int]:

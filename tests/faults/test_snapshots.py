@@ -34,7 +34,7 @@ async def test_snapshots_and_kills(tmp_path: Path, figures: Figures) -> None:
     async with running(tmp_path, *FLAGS) as engine:
         await stock(engine, history)
         await reserve_many(engine, history, "many", RESERVATIONS, SHARDS)
-        async with load(engine, history, name="first") as buyers, pouring(engine, 0.05):
+        async with load(engine, history, name="first") as buyers, pouring(engine, pause=0.05):
             for kill in range(KILLS):
                 await eventually(partial(events, engine, "journal_trimmed", 2 * kill + 1), 60)
                 victim = (await engine.until_hosts(2))[0]
