@@ -69,12 +69,17 @@ class Appender:
         self.resent = 0
         self.retried = 0
 
+    @property
+    def next(self) -> Position:
+        """Where the next record will stand."""
+        return Position(self.position.epoch, self.position.sequence + 1)
+
     async def append(self, stamp: int, events: Sequence[Event] | Sequence[bytes]) -> int:
         """Journal one batch; returns, with its bytes, when it is acknowledged.
 
         Raises FencedError or RegressedError, after which this object is of no more use.
         """
-        position = Position(self.position.epoch, self.position.sequence + 1)
+        position = self.next
         record, checksum = encode_record(
             self._shard, position, stamp, self.checksum, self.pointer, events
         )

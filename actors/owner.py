@@ -388,12 +388,13 @@ class Owner:
         if announced is not None:
             encoded.append(encode_event(announced))
         if encoded:
+            head = Head(self.number, *appender.next)  # a pass may follow in the same append
             await self._append(shard.state.now, encoded)
         else:
             await appender.prove()
             self._tally.barriers += 1
+            head = Head(self.number, *appender.position)
         self.proven_at = self._loop.time()
-        head = Head(self.number, *appender.position)
         waiting, self.in_flight = self.in_flight, []
         start = 0
         for waiter, index, commands in waiting:
