@@ -7,9 +7,11 @@ from random import Random
 import msgspec
 import pytest
 
+from actors.appender import FencedError
+from actors.journal import Entry
 from actors.marks import Marks, marks_path, slot_offsets
 from actors.owner import Ownership, Phase
-from actors.recovery import Floor, GenesisError, check_installation
+from actors.recovery import Floor, GenesisError, check_installation, claim
 from engine import limits
 from engine.codec import GENESIS, START, Position, Record, encode_record
 from engine.messages import Claimed, Genesis, GetStock, Opened, Passed, Status, StockView
@@ -123,6 +125,54 @@ async def test_an_epoch_is_above_all_that_is_known(trial: Trial) -> None:
     floors = [Floor(Position(7, 3), None), Floor(Position(4, 9), None)]
 
     assert Position(8, 0) == (await trial.claim(floors)).position
+
+
+@timeless
+async def test_anothers_claim_of_the_same_epoch(trial: Trial) -> None:
+    """The nonce tells whose it is, even if the server's reply does not."""
+    await trial.live(1)
+    journal = trial.journal()
+    journal.fault_next("", "", REPLY)
+    taken = []
+    journal.once("append", lambda: taken.append(take(trial, Position(2, 0))))
+
+    with pytest.raises(FencedError, match="2-0 is another's"):
+        await claim(
+            journal,
+            0,
+            shards=1,
+            cluster_id="here",
+            host="host",
+            nonce=b"ours",
+            stamp=1,
+            floors=[],
+        )
+    assert trial.store.entries()[-1:] == taken
+
+
+def take(trial: Trial, position: Position) -> Entry:
+    """Somebody else claims the shard."""
+    record, _ = encode_record(0, position, 1, 0, START, [Claimed(b"theirs", "elsewhere")])
+    trial.store.append(0, position, record, create=False)
+    return trial.store.entries()[-1]
+
+
+@timeless
+async def test_a_claim_that_was_lost_and_taken(trial: Trial) -> None:
+    """The server forgot our claim, and another made one of the same epoch: it is not ours."""
+    await trial.live(1)
+    journal = trial.journal()
+
+    def lose() -> None:
+        trial.store.forget(0, Position(2, 0))
+        trial.store.restart()
+        take(trial, Position(2, 0))
+
+    journal.once("append", lambda: journal.once("read", lose))
+    life = trial.begin(journal)
+
+    assert Phase.FENCED is await life.ended()
+    assert "2-0 is another's claim" in life.owner.reason
 
 
 @timeless

@@ -267,6 +267,14 @@ class Life:
             assert Status.OK is answer.status
             await asyncio.sleep(1)
 
+    async def idle(self, seconds: float) -> None:
+        """Time passes, and the host looks after its owner."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while loop.time() < end:
+            await asyncio.sleep(limits.TICK_SECONDS)
+            self.owner.tick(loop.time())
+
     async def crash(self) -> None:
         """The process dies: nothing more is written, nobody is told."""
         if isinstance(self.journal, MemoryJournal):
