@@ -317,6 +317,7 @@ async def test_a_bug_when_all_stops(trial: Trial) -> None:
 async def test_assigned_while_it_is_mended(trial: Trial) -> None:
     """One owner comes up, not two that fence each other."""
     async with tenure(trial, 0) as host:
+        await host.ask(receive(1, SKUS[0]))  # there is a mark to write first
         break_rules(host.owner(0), Commit)
         asked = host.send(Commit("r1", 0))
         async with asyncio.timeout(5):
