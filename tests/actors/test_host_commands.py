@@ -29,7 +29,7 @@ from engine.messages import (
 from engine.placement import shard_of
 from tests.actors.servers import eventually
 from tests.actors.tenure import MOVED, SKUS, RoomyJournal, Tenure, tenure
-from tests.actors.trial import Trial, receive, reserve, timeless
+from tests.actors.trial import BUSY, Trial, receive, reserve, timeless
 
 
 @pytest.fixture
@@ -166,14 +166,17 @@ async def test_without_a_home_while_a_shard_comes_up(trial: Trial) -> None:
     journal = RoomyJournal(trial.store)
     host = Tenure(trial, journal=journal)
     await host.own(0)
-    journal.once("append", journal.freeze)
-    host.host.assign(1, None)
-    await eventually(lambda: journal.waiting > 0)
 
-    asked = host.send(Commit("there"), deadline_ms=500)
-    await eventually(lambda: bool(asked))
-    assert [Status.NOT_DONE] == [answer.status for answer in asked[0].answers]
-    journal.thaw()
+    def delay(name: str) -> None:
+        if name == "append":
+            journal.fault_last(BUSY)
+
+    journal.before = delay
+    host.host.assign(1, None)
+    await asyncio.sleep(1)
+    assert {1: 0} == host.host.status().recovering
+    assert [Status.NOT_DONE] == await host.statuses(Commit("there"))
+    journal.before = lambda name: None
     await host.own(1)
     assert [Status.OK] == await host.statuses(Commit("there"))
     await host.host.stop()

@@ -188,7 +188,7 @@ async def test_a_failure_to_look_is_not_a_successor(trial: Trial, small_snapshot
 
     def fail(name: str) -> None:
         if journal.operations.count("read") >= 5:
-            journal.faults[len(journal.operations) - 1] = REQUEST
+            journal.fault_last(REQUEST)
 
     journal.before = fail
 

@@ -180,7 +180,7 @@ async def test_the_order_of_things(trial: Trial, small_snapshots: None) -> None:
         if name == "store":
             assert begun(trial)[-1:] != announced(trial)[-1:], "stored without a word"
         if name == "append" and number % 4:
-            journal.faults[number - 1] = BUSY  # what comes next would have time to come too early
+            journal.fault_last(BUSY)  # what comes next would have time to come too early
 
     life = await trial.serve(journal)
     journal.operations.clear()
@@ -339,7 +339,7 @@ async def test_what_is_lost_is_asked_again(trial: Trial, small_snapshots: None) 
     def fail(name: str) -> None:
         number = len(journal.operations) - 1
         if name not in ("append", "read") and number % 4:
-            journal.faults[number] = faults[number % 3]
+            journal.fault_last(faults[number % 3])
 
     journal.before = fail
     await life.go_on(100)
@@ -359,7 +359,7 @@ async def test_a_full_server_takes_the_chunks_later(trial: Trial, small_snapshot
 
     def full(name: str) -> None:
         if name == "store":
-            journal.faults[len(journal.operations) - 1] = BUSY
+            journal.fault_last(BUSY)
 
     journal.before = full
     await life.go_on(10)

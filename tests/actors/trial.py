@@ -155,6 +155,10 @@ class FaultyJournal(MemoryJournal):
         """What becomes of the next operations; nothing = they succeed."""
         self.faults = dict(enumerate(faults, len(self.operations)))
 
+    def fault_last(self, fault: str) -> None:
+        """What becomes of the operation that is being asked for: said by who looks on `before`."""
+        self.faults[len(self.operations) - 1] = fault
+
     def _failing(self, name: str) -> str:
         number = len(self.operations)
         self.operations.append(name)
