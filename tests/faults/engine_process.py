@@ -39,6 +39,10 @@ class StartError(Exception):
         self.said = said
 
 
+class NotReadyError(ConnectionError):
+    """A gateway that does not know anything yet."""
+
+
 class EngineProcess:
     """One `onhand up` that has said where it serves."""
 
@@ -91,7 +95,8 @@ class EngineProcess:
     async def status(self) -> StatusReport:
         """What a gateway says of hosts and shards."""
         code, body = await get(self.http, "/v1/status")
-        assert 200 == code, body
+        if code != 200:  # it has just come up
+            raise NotReadyError(body.decode())
         return msgspec.convert(json.loads(body), StatusReport)
 
     async def hosts(self) -> list[HostEntry]:

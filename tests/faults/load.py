@@ -97,7 +97,7 @@ class Doors:
                 return
             try:
                 status = await self.engine.status()
-            except (OSError, asyncio.IncompleteReadError, AssertionError):
+            except (OSError, asyncio.IncompleteReadError):
                 return
             owners = {}
             for host in status.hosts:

@@ -164,7 +164,7 @@ async def test_wrong_settings_at_a_reconnect(tmp_path: Path, figures: Figures) -
                 return [e["reason"] for e in logged if "is not set up" in e.get("reason", "")]
 
             reasons = await eventually(complaint)
-            await buyers.for_seconds(DOWN_SECONDS)
+            await buyers.for_seconds(2 * DEADLINE_MS / 1_000 + SLACK_SECONDS)
             meanwhile = [each for each in history.since(wrong + 0.5) if each.answered < loop.time()]
             server.configure(appendonly="yes")
             right = loop.time()
