@@ -43,7 +43,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     address: str | None = None
     """Of a Ray cluster that runs already; None = Ray on this machine only."""
     hosts: int = 2
-    shards: int = 16
+    shards: int = 8
+    """For ever: the hash of a SKU by this number is in the journal. More shards spread over more
+    hosts; fewer make larger batches."""
     gateways: int = 1
     fsync: Fsync = "always"
     maxmemory_bytes: int = MAXMEMORY_BYTES_DEFAULT

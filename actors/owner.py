@@ -14,6 +14,7 @@ same: the journal is the truth, and the host recovers the shard from there.
 """
 
 import asyncio
+from bisect import bisect_left
 from collections.abc import Callable
 from enum import Enum
 from time import monotonic
@@ -59,6 +60,7 @@ _UNTRUSTED: Final = (
     GenesisError,
     JournalError,
 )
+_NO_COUNTS: Final[list[int]] = []
 _FAULTY: Final = Answer(
     Status.INVALID, Detail("the engine failed on this command, and did not do it; please report it")
 )
@@ -363,7 +365,9 @@ class Owner:
         for command in commands:
             if type(command) is not kind:
                 kind = type(command)
-                counts = outcomes.setdefault(kind, [0] * limits.STATUSES_MAX)
+                counts = outcomes.get(kind, _NO_COUNTS)
+                if counts is _NO_COUNTS:
+                    counts = outcomes[kind] = [0] * limits.STATUSES_MAX
             answer = handlers[kind](command)
             answers.append(answer)
             counts[answer.status] += 1
@@ -416,8 +420,8 @@ class Owner:
         tally.appended_bytes += written
         tally.batched += len(events)
         tally.elapsed += elapsed
-        tally.seconds[_bucket(Tally.SECONDS, elapsed)] += 1
-        tally.batch[_bucket(Tally.BATCH, len(events))] += 1
+        tally.seconds[bisect_left(Tally.SECONDS, elapsed)] += 1
+        tally.batch[bisect_left(Tally.BATCH, len(events))] += 1
 
     # --- the end ---
 
@@ -465,10 +469,3 @@ class Owner:
     def position(self) -> Position | None:
         """Of the last acknowledged record of our own."""
         return self.appender.position if self.appender is not None else None
-
-
-def _bucket(bounds: tuple[float, ...], value: float) -> int:
-    for index, bound in enumerate(bounds):
-        if value <= bound:
-            return index
-    return len(bounds)

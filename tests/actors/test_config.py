@@ -9,7 +9,7 @@ def test_defaults_serve_this_machine_only() -> None:
     """Without a word from the operator, two hosts, sixteen shards, loopback and every fsync."""
     settings = Settings()
 
-    assert (2, 16, 1, "always") == (
+    assert (2, 8, 1, "always") == (
         settings.hosts,
         settings.shards,
         settings.gateways,
@@ -30,7 +30,7 @@ def test_bytes_carry_everything() -> None:
     [
         ({"shards": 0}, "--shards is 0; 1 to 4096 is possible"),
         ({"port": 70_000}, "--port is 70000; 0 to 65535 is possible"),
-        ({"hosts": 17}, "--hosts is 17, more than the 16 shards"),
+        ({"hosts": 9}, "--hosts is 9, more than the 8 shards"),
         ({"port": 9, "binary_port": 9}, "--port and --binary-port are both 9"),
         ({"fsync": "no"}, "--fsync is 'no'; it may be always or everysec"),
         ({"log_level": "loud"}, "--log-level is 'loud'; it may be debug or info or warning"),

@@ -249,7 +249,7 @@ def test_a_sale_with_an_engine_of_its_own_leaves_nothing_behind(
         (["import", "stock.txt"], "--format csv"),
         (["move", "--shard", "0"], "--to"),
         (["move", "--shard", "x", "--to", "host-1"], "--shard"),
-        (["up", "--hosts", "20"], "--hosts is 20, more than the 16 shards"),
+        (["up", "--hosts", "20"], "--hosts is 20, more than the 8 shards"),
         (["up", "--maxmemory", "much"], "--maxmemory is 'much'"),
         (["up", "--bind", "nowhere"], "--bind is 'nowhere'"),
         (["demo", "--buyers", "0"], "must be above 0"),
