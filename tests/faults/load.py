@@ -159,7 +159,8 @@ class Load:
     async def until_served(
         self, shards: Sequence[int], seconds: float = 30, kind: type[Command] | None = None
     ) -> None:
-        """Go on until every one of `shards` has had a success, of this kind of command."""
+        """Go on until every one of `shards` has had a success, of this kind of command, through a
+        gateway."""
         seen, wanted = len(self._history), set(shards)
         after = self._loop.time()
         async with asyncio.timeout(seconds):
@@ -170,6 +171,7 @@ class Load:
                     each.shard
                     for each in fresh
                     if each.done
+                    and not each.direct
                     and each.sent >= after
                     and (kind is None or isinstance(each.command, kind))
                 }

@@ -173,7 +173,7 @@ async def test_the_memory_is_full(tmp_path: Path, figures: Figures) -> None:
             await buyers.until_served(range(SHARDS), 60, Reserve)
             trimmed = loop.time()
 
-            server.configure(maxmemory=str(server.used_memory() - 1))
+            server.configure(maxmemory=str(server.used_memory() // 2))
             await buyers.until_refused()
             await buyers.for_seconds(DEADLINE_MS / 1_000 + 2)
             refused = [each for each in history.since(trimmed + 1) if each.answered < loop.time()]
