@@ -20,6 +20,7 @@ from engine.messages import (
     Homes,
     LineRequest,
     ListShortfalls,
+    MovementView,
     Release,
     Reserve,
     SetChannel,
@@ -54,6 +55,38 @@ async def test_each_command_goes_to_its_shard(trial: Trial) -> None:
         assert [SKUS[n] for n in (0, 1, 1, 0, 0)] == skus
         assert {0, 1} == {head.shard for head in answered[0].heads}
         assert 2 == len(answered[0].heads)
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "batches"),
+    [
+        ("BATCH_COMMANDS_MAX", 10, [10, 10, 10]),
+        ("BATCH_BYTES_MAX", 100, [6, 6, 6, 6, 6]),
+        ("BATCH_COMMANDS_MAX", 100, [30]),
+    ],
+)
+def test_long_requests_are_split(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch, limit: str, value: int, batches: list[int]
+) -> None:
+    """A batch takes what it has room for, and every command of a request is decided, in order."""
+
+    @timeless
+    async def run() -> None:
+        async with tenure(trial, 0) as host:
+            host.journal.freeze()
+            host.send(receive(1, SKUS[0]))
+            await asyncio.sleep(0.1)
+            monkeypatch.setattr(limits, limit, value)
+            requests = [host.send(*[receive(1, SKUS[0]) for _ in range(15)]) for _ in range(2)]
+            host.journal.thaw()
+            await eventually(lambda: all(requests))
+
+            views = [answer.body for each in requests for answer in each[0].answers]
+            versions = [view.version for view in views if isinstance(view, MovementView)]
+            assert list(range(2, 32)) == versions
+            assert batches == [len(record.events) for record in trial.store.records()[4:]]
+
+    run()
 
 
 @timeless

@@ -2,7 +2,7 @@
 
 import pytest
 
-from actors.pending import NOT_DONE, OUTCOME_UNKNOWN, Gathered, Pending
+from actors.pending import NOT_DONE, OUTCOME_UNKNOWN, Gathered, Pending, Single
 from engine.messages import Answer, Detail, Head, Homes, Response, Status
 
 OK = Answer(Status.OK)
@@ -50,6 +50,31 @@ def test_each_head_is_told_once(sent: list[Response]) -> None:
     request.answer(3, OK)
 
     assert [Head(0, 1, 2), Head(1, 1, 2)] == sent[0].heads
+
+
+def test_answers_come_in_portions(sent: list[Response]) -> None:
+    """All at once, or some at a time, among others that came before."""
+    pending(sent, 2).answer_all(0, [OK, MOVED], Head(0, 1, 2))
+    request = pending(sent, 4)
+    request.answer_all(1, [OK, OK], Head(0, 1, 2))
+    request.answer_all(0, [NOT_DONE, NOT_DONE], Head(1, 1, 2))
+    assert 1 == len(sent)
+    request.answer_all(2, [MOVED, MOVED])
+
+    assert Response(7, [OK, MOVED], [Head(0, 1, 2)]) == sent[0]
+    assert Response(7, [NOT_DONE, OK, OK, MOVED], [Head(0, 1, 2), Head(1, 1, 2)]) == sent[1]
+
+
+def test_one_command_is_answered_once(sent: list[Response]) -> None:
+    """The shorter way keeps the same promises."""
+    one, other = Single(7, 1.5, sent.append), Single(8, 1.5, sent.append)
+    one.answer(0, OUTCOME_UNKNOWN)
+    one.answer(0, OK, Head(0, 1, 2))
+    other.answer_all(0, [OK], Head(0, 1, 2))
+    other.answer(0, MOVED)
+
+    assert [Response(7, [OUTCOME_UNKNOWN]), Response(8, [OK], [Head(0, 1, 2)])] == sent
+    assert 1.5 == one.deadline
 
 
 def test_answers_of_shards_are_gathered_into_one(sent: list[Response]) -> None:

@@ -388,11 +388,18 @@ async def test_chunks_that_another_server_process_took(trial: Trial, small_snaps
         if len(trial.store.chunks) == 2 and name == "store":
             trial.store.chunks.clear()
             trial.store.restart()
-            journal.before = lambda name: None
+            journal.before = keep
+
+    def keep(name: str) -> None:
+        if name == "delete":
+            journal.fault_last(BUSY)
 
     journal.before = lose
-    await life.go_on(8)
+    await life.go_on(9)
     assert "memory-2" == trial.store.run_id
+    assert 1 == len(begun(trial)), "as long as something is left of the first"
+    journal.before = lambda name: None
+    await life.go_on(3)
 
     assert 2 == len(begun(trial))
     assert begun(trial)[1:] == announced(trial)
