@@ -1,11 +1,22 @@
 """What the tests of owners share."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
+from structlog.dev import plain_traceback
 
 from engine import limits
 from tests.actors.trial import Trial
+
+
+@pytest.fixture(autouse=True)
+def plain_tracebacks() -> Iterator[None]:
+    """What an owner logs of a bug is not drawn with every variable: that takes a second."""
+    structlog.configure([structlog.dev.ConsoleRenderer(exception_formatter=plain_traceback)])
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture

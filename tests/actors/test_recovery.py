@@ -112,7 +112,7 @@ def test_a_start_survives_any_fault(tmp_path: Path, small_snapshots: None, fault
         assert sorted(set(positions)) == positions
         return len(journal.operations)
 
-    for batches in (0, 2, 20):
+    for batches in (0, 20):
         with asyncio.Runner(loop_factory=TimelessLoop) as runner:
             for number in range(runner.run(start(batches))):
                 runner.run(start(batches, number))

@@ -364,7 +364,7 @@ def test_random_content(data: list[bytes]) -> None:
     random = Random(7)
     refused = 0
     for number in range(len(data)):
-        for _ in range(100):
+        for _ in range(60):
             body = bytearray(data[number][:-4])
             for _ in range(random.choice([1, 1, 2])):
                 body[random.randrange(26, len(body))] = random.randrange(256)
@@ -376,4 +376,4 @@ def test_random_content(data: list[bytes]) -> None:
             except CorruptSnapshotError:
                 refused += 1
 
-    assert refused > 100
+    assert refused > 60
