@@ -1,0 +1,1 @@
+"""Deterministic simulation: the real engine in a made-up world, judged by a naive model."""

@@ -1,0 +1,74 @@
+"""What happened in a simulated world, as far as its judge needs to know.
+
+    client ──Asked──►  …  ──► host ──Given──►  …  ──► client ──Told
+                                │
+                                └──► server: Stored, perhaps Lost again
+
+Times are the world's own: nanoseconds since it began, known to nobody inside it. Everything is
+listed in the order in which it happened.
+"""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from engine.codec import Position
+from engine.messages import Answer, Command, Head
+
+
+class Asked(NamedTuple):
+    """A client wanted this done, at `at`; the client library may send it more than once."""
+
+    call: int
+    client: str
+    command: Command
+    at: int
+
+
+class Told(NamedTuple):
+    """What the client was told in the end."""
+
+    call: int
+    answer: Answer
+    at: int
+
+
+class Given(NamedTuple):
+    """A host answered a command that had reached it at `arrived`; perhaps nobody heard it.
+
+    `head` is the record that the answer rests on, None where it rests on none.
+    """
+
+    host: str
+    command: Command
+    answer: Answer
+    head: Head | None
+    arrived: int
+    at: int
+
+
+class Stored(NamedTuple):
+    """From `at` on this record was durable: the server could acknowledge it."""
+
+    shard: int
+    position: Position
+    record: bytes
+    at: int
+
+
+@dataclass
+class History:
+    """One world, from its beginning to its end."""
+
+    shards: int
+    asked: list[Asked] = field(default_factory=list)
+    told: list[Told] = field(default_factory=list)
+    given: list[Given] = field(default_factory=list)
+    stored: list[Stored] = field(default_factory=list)
+    lineage: dict[int, list[tuple[Position, bytes]]] = field(default_factory=dict)
+    """Shard → every record that its journal ever had and did not lose, trimmed ones included."""
+    digests: dict[int, bytes] = field(default_factory=dict)
+    """Shard → digest of the living state at the end, where a host serves it."""
+    stopped: dict[int, str] = field(default_factory=dict)
+    """Shard → why it refuses to serve; the others are served at the end."""
+    lossy: bool = False
+    """The server has gone back in time, or came back empty, at some moment."""
