@@ -101,9 +101,11 @@ class Host:
         random_bytes: Callable[[int], bytes],
         on_change: Callable[[], None],
         on_empty: Callable[[], None],
+        clock_from: Callable[[int], Clock] = Clock,
     ) -> None:
         """`journals`: connections to the same server, each shard always uses the same one;
-        `on_change` is called when `status` has changed, `on_empty` when every shard was lost."""
+        `on_change` is called when `status` has changed, `on_empty` when every shard was lost;
+        `clock_from` makes the clock of a shard, which never goes back behind a stamp."""
         self._shards = settings.shards
         self._ownership = Ownership(
             settings.shards,
@@ -120,6 +122,7 @@ class Host:
         self._random_bytes = random_bytes
         self._on_change = on_change
         self._on_empty = on_empty
+        self._clock_from = clock_from
         self._owners: dict[int, Owner] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._broken: dict[int, int] = {}
@@ -167,7 +170,7 @@ class Host:
             self._ownership,
             self._journals[shard % len(self._journals)],
             self._marks,
-            Clock,
+            self._clock_from,
             self.tally,
             self._random_bytes(16),
             self._changed,
