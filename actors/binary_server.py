@@ -48,7 +48,7 @@ from engine.messages import (
     Response,
     Status,
 )
-from engine.scope import OPERATOR, Scope, narrow
+from engine.scope import Scope, narrow, passes
 from engine.wire import FrameReader, WireError, decode_hello, decode_request, encode_frame
 
 LENGTH_BYTES: Final = 4
@@ -362,7 +362,7 @@ class Connection(asyncio.Protocol):
         if self._ahead > limits.IN_FLIGHT_PER_CONNECTION_MAX:
             self._hold()
         try:
-            if scope is OPERATOR:
+            if passes(request.commands, scope):
                 server.handler.submit(request, scope, self._reply)
             else:
                 self._submit_narrowed(request, scope)

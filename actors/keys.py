@@ -32,7 +32,7 @@ from msgspec import Struct
 
 from actors.config import Settings
 from engine.limits import ID_PATTERN
-from engine.scope import ALL_VERBS, CHANNEL_VERBS, OPERATOR, Scope
+from engine.scope import ALL_VERBS, CHANNEL_VERBS, ENGINE, OPERATOR, Scope
 
 RELOAD_SECONDS: Final = 2.0
 KEYS_MAX: Final = 10_000
@@ -61,9 +61,8 @@ class Key(Struct, frozen=True, kw_only=True):
 
     @property
     def scope(self) -> Scope:
-        if self.channel is None and ALL_VERBS == set(self.verbs):
-            return OPERATOR
-        return Scope(self.channel, frozenset(self.verbs))
+        verbs = ALL_VERBS if ALL_VERBS == set(self.verbs) else frozenset(self.verbs)
+        return Scope(self.channel, verbs, self.prefix)
 
 
 class KeyFile:
@@ -204,7 +203,7 @@ class Authenticator:
         if len(key) > KEY_CHARS_MAX:
             return None
         if self._internal and hmac.compare_digest(key.encode(), self._internal):
-            return OPERATOR
+            return ENGINE
         self._reload()
         known = self._keys.get(key.split("_", 2)[1] if key.startswith(f"{_MARK}_") else "")
         digest = _digest(key)

@@ -233,6 +233,9 @@ class Find(Message, tag=10):
 
 
 # --- commands about stock --------------------------------------------------------------------
+#
+# `by` says whose key asked (`engine.scope`), "" if nobody showed one. The edges set it, whatever
+# the caller sent; it is journaled with the event, and is no part of what a `key` is bound to.
 
 
 class Receive(Message, tag=20):
@@ -247,6 +250,7 @@ class Receive(Message, tag=20):
     key: Id | None = None
     fingerprint: Fingerprint = b""
     """Of the whole request that `key` names, made by the edge; empty = of this movement."""
+    by: Text = ""
 
 
 class Adjust(Message, tag=21):
@@ -257,6 +261,7 @@ class Adjust(Message, tag=21):
     reference: Text = ""
     key: Id | None = None
     fingerprint: Fingerprint = b""
+    by: Text = ""
 
 
 class Count(Message, tag=22):
@@ -271,6 +276,7 @@ class Count(Message, tag=22):
     physical_version: Version | None = None
     key: Id | None = None
     fingerprint: Fingerprint = b""
+    by: Text = ""
 
 
 class Transfer(Message, tag=23):
@@ -282,6 +288,7 @@ class Transfer(Message, tag=23):
     reference: Text = ""
     key: Id | None = None
     fingerprint: Fingerprint = b""
+    by: Text = ""
 
 
 class GetStock(Message, tag=24):
@@ -298,6 +305,7 @@ class SetStock(Message, tag=25):
     pools: Annotated[dict[Id, Level], Meta(max_length=limits.POOLS_MAX)] = field(
         default_factory=dict
     )
+    by: Text = ""
 
 
 class GetAvailability(Message, tag=26):
@@ -311,6 +319,7 @@ class SetChannel(Message, tag=30):
     shard: Home
     channel: Id
     policy: ChannelPolicy
+    by: Text = ""
 
 
 class GetChannel(Message, tag=31):
@@ -479,6 +488,7 @@ class Received(Message, tag=20):
     currency: str | None = None
     key: str | None = None
     fingerprint: bytes = b""
+    by: str = ""
 
 
 class Adjusted(Message, tag=21):
@@ -489,6 +499,7 @@ class Adjusted(Message, tag=21):
     reference: str = ""
     key: str | None = None
     fingerprint: bytes = b""
+    by: str = ""
 
 
 class Counted(Message, tag=22):
@@ -499,6 +510,7 @@ class Counted(Message, tag=22):
     reference: str = ""
     key: str | None = None
     fingerprint: bytes = b""
+    by: str = ""
 
 
 class Transferred(Message, tag=23):
@@ -510,12 +522,14 @@ class Transferred(Message, tag=23):
     reference: str = ""
     key: str | None = None
     fingerprint: bytes = b""
+    by: str = ""
 
 
 class StockSet(Message, tag=25):
     sku: str
     safety_stock: dict[str, int]
     pools: dict[str, int]
+    by: str = ""
 
 
 class ShortfallChanged(Message, tag=26):
@@ -529,6 +543,7 @@ class ShortfallChanged(Message, tag=26):
 class ChannelSet(Message, tag=30):
     channel: str
     policy: ChannelPolicy
+    by: str = ""
 
 
 class Genesis(Message, tag=50):

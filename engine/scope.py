@@ -3,8 +3,13 @@
 Gateways and hosts apply the same rule to every command, because clients may come to either: a verb
 that the key lacks is FORBIDDEN; a channel's key acts for its own channel only, and what lies
 outside it does not exist for it.
+
+Whose key asked is written by the edge that saw the key into what changes stock or policy without
+naming a reservation (`by`), over whatever the caller sent; a gateway's word for it is taken by
+hosts, because a gateway shows the secret of the engine's own processes.
 """
 
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 import msgspec
@@ -69,6 +74,10 @@ VERBS: Final[dict[type[Command], str]] = {
 ALL_VERBS: Final = frozenset(VERBS.values())
 CHANNEL_VERBS: Final = frozenset({SELL, FULFIL, READ})
 """What a channel's key may hold: stock and administration concern every channel."""
+SIGNED: Final[frozenset[type[Command]]] = frozenset(
+    {Receive, Adjust, Count, Transfer, SetStock, SetChannel}
+)
+"""Commands that say whose key asked for them."""
 
 
 class Scope(NamedTuple):
@@ -76,17 +85,32 @@ class Scope(NamedTuple):
 
     channel: str | None
     verbs: frozenset[str]
+    by: str | None = ""
+    """The id of the caller's key, "" if it showed none; None = what it hands on is signed already,
+    and narrowed: it is a process of the engine."""
 
 
 OPERATOR: Final = Scope(None, ALL_VERBS)
+"""Who needs no key."""
+ENGINE: Final = Scope(None, ALL_VERBS, None)
+
+
+def passes(commands: Iterable[Command], scope: Scope) -> bool:
+    """Whether `narrow` would change none of `commands`: cheap, for those who come in thousands."""
+    if scope.by is None:
+        return True
+    unbound = scope.channel is None and scope.verbs is ALL_VERBS
+    return unbound and SIGNED.isdisjoint(map(type, commands))
 
 
 def narrow(command: Command, scope: Scope) -> Command | Status:
     """`command` as `scope` may give it, or why it may not."""
-    if scope is OPERATOR:
+    if scope.by is None:
         return command
     if VERBS[type(command)] not in scope.verbs:
         return Status.FORBIDDEN
+    if type(command) in SIGNED:
+        return msgspec.structs.replace(command, by=scope.by)
     if scope.channel is None:
         return command
     if isinstance(command, Reserve):

@@ -9,6 +9,8 @@ through.
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from engine import channel as channels
 from engine import limits
 from engine.audit import audit
@@ -84,6 +86,7 @@ class StockRules:
                 command.currency,
                 command.key,
                 mark,
+                command.by,
             ),
         )
 
@@ -101,6 +104,7 @@ class StockRules:
                 command.reference,
                 command.key,
                 mark,
+                command.by,
             ),
         )
 
@@ -122,6 +126,7 @@ class StockRules:
                 command.reference,
                 command.key,
                 mark,
+                command.by,
             ),
             Answer(Status.STALE_COUNT) if stale else None,
         )
@@ -153,6 +158,7 @@ class StockRules:
                 command.reference,
                 command.key,
                 mark,
+                command.by,
             ),
             refusal,
         )
@@ -168,7 +174,7 @@ class StockRules:
         otherwise; a repetition of an earlier one is answered before that."""
         mark = command.fingerprint
         if command.key is not None:
-            mark = mark.ljust(8, b"\0") if mark else fingerprint((type(command).__name__, command))
+            mark = mark.ljust(8, b"\0") if mark else fingerprint(_content(command))
             before = self._state.key_fingerprint(command.key)
             if before is not None and before != mark:
                 return Answer(Status.IDEMPOTENCY_MISMATCH)
@@ -220,7 +226,7 @@ class StockRules:
         same = all(places[name].safety_stock == n for name, n in command.safety_stock.items())
         same = same and all(stock.pools.get(name) == n for name, n in command.pools.items())
         if not same:
-            self._batch.do(StockSet(command.sku, command.safety_stock, command.pools))
+            self._batch.do(StockSet(command.sku, command.safety_stock, command.pools, command.by))
         return Answer(Status.OK, stock.view())
 
     def _get_availability(self, command: GetAvailability) -> Answer:
@@ -245,7 +251,7 @@ class StockRules:
             return invalid(f"there are {limits.CHANNELS_MAX} channels already")
         if known.get(command.channel) != policy:
             self._on_policy(command.channel)
-            self._batch.do(ChannelSet(command.channel, policy))
+            self._batch.do(ChannelSet(command.channel, policy, command.by))
         return Answer(Status.OK, ChannelView(command.channel, policy))
 
     def _get_channel(self, command: GetChannel) -> Answer:
@@ -262,3 +268,10 @@ class StockRules:
 
     def _audit(self, command: Audit) -> Answer:
         return Answer(Status.OK, audit(self._state, self._batch.number))
+
+
+def _content(command: Movement) -> tuple[object, ...]:
+    """What a movement says, without who said it: the key of one may be replayed by another."""
+    kind = type(command)
+    said = kind.__struct_fields__.index("by")
+    return kind.__name__, (kind.__struct_config__.tag, *msgspec.structs.astuple(command)[:said])

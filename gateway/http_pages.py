@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from msgspec.structs import replace
 from starlette.requests import Request
 
 from engine import limits
@@ -158,8 +159,8 @@ async def put_channel(page: Page) -> Reply:
     policy = ChannelPolicy(
         locations, body.pools or [], body.common_stock is not False, body.buffer or 0
     )
-    page.api.narrow(SetChannel(0, page.subject, policy), page.scope)
-    answers = await page.api.router.ask_all(lambda shard: SetChannel(shard, page.subject, policy))
+    wanted = page.api.narrow(SetChannel(0, page.subject, policy), page.scope)
+    answers = await page.api.router.ask_all(lambda shard: replace(wanted, shard=shard))
     failed = {shard: each for shard, each in answers.items() if TABLE[each.status].http >= 400}
     if not failed:
         return json_reply(channel_of(_body(answers[0], ChannelView)))

@@ -32,12 +32,19 @@ from engine.messages import (
     State,
     Status,
 )
-from engine.scope import CHANNEL_VERBS, OPERATOR, Scope
+from engine.scope import ALL_VERBS, CHANNEL_VERBS, ENGINE, OPERATOR, SELL, STOCK, Scope
 from engine.wire import FrameReader, decode_response, encode_frame
 from tests.actors.peer import DEADLINE_SECONDS, Peer, connect, until
 
 SHARDS = 4
 CHANNEL_SCOPE = Scope("web", CHANNEL_VERBS)
+SCOPES: dict[str | None, Scope] = {
+    None: OPERATOR,
+    "web": CHANNEL_SCOPE,
+    "stocktaker": Scope(None, frozenset({SELL, STOCK}), "0a1b2c"),
+    "operator": Scope(None, ALL_VERBS, "3d4e5f"),
+    "gateway": ENGINE,
+}
 
 
 class Shop:
@@ -74,7 +81,7 @@ def answer_to(command: Command) -> Answer:
 
 def authenticate(key: str | None, peer: str) -> Scope | None:
     assert peer.startswith(("tcp:127.0.0.1:", "unix:"))
-    return {None: OPERATOR, "web": CHANNEL_SCOPE}.get(key)
+    return SCOPES.get(key)
 
 
 @pytest.fixture
@@ -521,6 +528,20 @@ class Sink(asyncio.Transport):
 
     def abort(self) -> None:
         self.closed = True
+
+
+@pytest.mark.parametrize(
+    ("key", "by"),
+    [(None, ""), ("stocktaker", "0a1b2c"), ("operator", "3d4e5f"), ("gateway", "forged")],
+)
+async def test_who_did_it_is_whose_key_was_shown(
+    server: BinaryServer, shop: Shop, key: str | None, by: str
+) -> None:
+    """What a caller says of who it is, is written over; only the engine's own word is taken."""
+    async with greeted(server, key) as peer:
+        await peer.ask(1, reserve("r"), Receive("sku", "berlin", 1, by="forged"))
+
+    assert [reserve("r"), Receive("sku", "berlin", 1, by=by)] == shop.asked
 
 
 @given(st.binary(max_size=2_000), st.integers(0, 60), st.lists(st.integers(1, 90), max_size=30))

@@ -7,7 +7,7 @@ import pytest
 
 from actors.config import Settings
 from actors.keys import RELOAD_SECONDS, Authenticator, KeyFile, KeysError, check_keys
-from engine.scope import ALL_VERBS, CHANNEL_VERBS, OPERATOR, READ, SELL, STOCK, Scope
+from engine.scope import ALL_VERBS, CHANNEL_VERBS, ENGINE, OPERATOR, READ, SELL, STOCK, Scope
 
 TCP = "tcp:127.0.0.1:5555"
 AWAY = "tcp:192.0.2.1:5555"
@@ -33,25 +33,32 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "keys.json"
 
 
+def operator(text: str) -> Scope:
+    """What the holder of an operator's key may do, and as whom."""
+    return Scope(None, ALL_VERBS, text.split("_")[1])
+
+
 def test_an_operators_key_opens_everything(path: Path, clock: Clock) -> None:
     """The text that is shown once is the operator's scope from then on."""
     text = KeyFile(path, clock).create()
 
-    assert OPERATOR is Authenticator(Settings(), path, clock)(text, AWAY)
+    assert operator(text) == Authenticator(Settings(), path, clock)(text, AWAY)
 
 
 def test_a_channels_key_opens_its_channel(path: Path, clock: Clock) -> None:
     """By default a channel's key has every verb that one may have, and no other."""
     text = KeyFile(path, clock).create("shop")
 
-    assert Scope("shop", CHANNEL_VERBS) == Authenticator(Settings(), path, clock)(text, AWAY)
+    expected = Scope("shop", CHANNEL_VERBS, text.split("_")[1])
+    assert expected == Authenticator(Settings(), path, clock)(text, AWAY)
 
 
 def test_verbs_narrow(path: Path, clock: Clock) -> None:
     """A key has the verbs that it was made with."""
     text = KeyFile(path, clock).create("shop", [READ])
 
-    assert Scope("shop", frozenset({READ})) == Authenticator(Settings(), path, clock)(text, AWAY)
+    expected = Scope("shop", frozenset({READ}), text.split("_")[1])
+    assert expected == Authenticator(Settings(), path, clock)(text, AWAY)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +104,7 @@ def test_a_revoked_key_is_refused_within_seconds(path: Path, clock: Clock) -> No
     file = KeyFile(path, clock)
     text = file.create()
     authenticate = Authenticator(Settings(), path, clock)
-    assert OPERATOR == authenticate(text, AWAY)
+    assert operator(text) == authenticate(text, AWAY)
 
     file.revoke(text.split("_")[1])
     clock.now += RELOAD_SECONDS
@@ -114,7 +121,7 @@ def test_a_new_key_is_known_within_seconds(path: Path, clock: Clock) -> None:
     text = KeyFile(path, clock).create()
     clock.now += RELOAD_SECONDS
 
-    assert OPERATOR == authenticate(text, AWAY)
+    assert operator(text) == authenticate(text, AWAY)
 
 
 def test_rotation_overlaps(path: Path, clock: Clock) -> None:
@@ -128,7 +135,8 @@ def test_rotation_overlaps(path: Path, clock: Clock) -> None:
 
     clock.now += 3600
 
-    assert (Scope("shop", frozenset({SELL})), scope) == (scope, before)
+    expected = [Scope("shop", frozenset({SELL}), each.split("_")[1]) for each in (old, new)]
+    assert expected == [before, scope]
     assert (None, scope) == (authenticate(old, AWAY), authenticate(new, AWAY))
     with pytest.raises(KeysError, match="not valid any more"):
         file.rotate(old.split("_")[1], overlap_seconds=60)
@@ -161,7 +169,7 @@ def test_the_engines_own_secret_opens(path: Path) -> None:
     """Gateways come to hosts with the secret of the run, also where keys are required."""
     settings = Settings(require_keys=True, control_token="of this run")
 
-    assert OPERATOR is Authenticator(settings, path)("of this run", AWAY)
+    assert ENGINE is Authenticator(settings, path)("of this run", AWAY)
     assert Authenticator(Settings(require_keys=True), path)("", AWAY) is None
 
 
@@ -182,12 +190,12 @@ def test_an_illegible_file_is_named_and_changes_nobody(path: Path, clock: Clock)
     file = KeyFile(path, clock)
     text = file.create()
     authenticate = Authenticator(Settings(), path, clock)
-    assert OPERATOR == authenticate(text, AWAY)
+    assert operator(text) == authenticate(text, AWAY)
 
     path.write_text("{")
     clock.now += RELOAD_SECONDS
 
-    assert OPERATOR == authenticate(text, AWAY)
+    assert operator(text) == authenticate(text, AWAY)
     with pytest.raises(KeysError, match=str(path)):
         file.create()
 

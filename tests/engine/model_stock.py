@@ -274,7 +274,7 @@ class StockModel:
 
     def movement(self, command: Movement) -> Answer:
         self.check_form(command)
-        fingerprint = command.fingerprint or content(command, without=["key", "fingerprint"])
+        fingerprint = command.fingerprint or content(command, without=["key", "fingerprint", "by"])
         if self.used(command.key, fingerprint):
             return Answer(Status.REPLAYED, self.movement_view(command))
         here = (command.sku, command.location)

@@ -9,19 +9,26 @@ from hypothesis import strategies as st
 
 from engine import messages as vocabulary
 from engine.messages import (
+    Adjusted,
     Answer,
     Body,
+    ChannelPolicy,
+    ChannelSet,
     Command,
+    Counted,
     Event,
     Hello,
     Message,
     Movement,
+    Received,
     Request,
     Reserve,
     Reserved,
     Response,
     State,
     Status,
+    StockSet,
+    Transferred,
 )
 from tests.engine.strategies import messages
 
@@ -182,9 +189,32 @@ def test_an_older_writer_is_read() -> None:
 
 
 @pytest.mark.parametrize("kind", [*get_args(Movement)])
-def test_movements_carry_key_and_fingerprint_last(kind: type[Message]) -> None:
+def test_movements_carry_key_and_fingerprint_and_who_last(kind: type[Message]) -> None:
     """What names a movement's request stands where every kind of movement has it."""
-    assert ("key", "fingerprint") == kind.__struct_fields__[-2:]
+    assert ("key", "fingerprint", "by") == kind.__struct_fields__[-3:]
+
+
+@pytest.mark.parametrize(
+    ("older", "expected"),
+    [
+        (
+            [20, "apple", "north", 5, "bought", "po-1", 120, "EUR", "k", b"8 bytes."],
+            Received("apple", "north", 5, "bought", "po-1", 120, "EUR", "k", b"8 bytes."),
+        ),
+        ([21, "apple", "north", -1, "", "", None, b""], Adjusted("apple", "north", -1)),
+        ([22, "apple", "north", 4, "", "", None, b""], Counted("apple", "north", 4)),
+        (
+            [23, "apple", "north", "south", 4, "", "", None, b""],
+            Transferred("apple", "north", "south", 4),
+        ),
+        ([25, "apple", {"north": 1}, {}], StockSet("apple", {"north": 1}, {})),
+        ([30, "web", [None, [], True, 2]], ChannelSet("web", ChannelPolicy(buffer=2))),
+    ],
+)
+def test_events_of_writers_that_did_not_say_who(older: list[object], expected: Event) -> None:
+    """What was journaled before events said whose key asked is nobody's."""
+    assert expected == msgspec.msgpack.decode(msgspec.msgpack.encode(older), type=Event)
+    assert "" == getattr(expected, "by", None)
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,13 @@ import msgspec
 import pytest
 
 from engine.messages import (
+    Adjust,
     Audit,
     Cancel,
     ChannelPolicy,
     Command,
     Commit,
+    Count,
     Extend,
     Find,
     GetAvailability,
@@ -25,23 +27,29 @@ from engine.messages import (
     Reserve,
     Restock,
     SetChannel,
+    SetStock,
     Ship,
     Status,
+    Transfer,
 )
 from engine.scope import (
     ADMIN,
     ALL_VERBS,
     CHANNEL_VERBS,
+    ENGINE,
     FULFIL,
     OPERATOR,
     READ,
     SELL,
+    SIGNED,
     STOCK,
     VERBS,
     Scope,
     narrow,
+    passes,
 )
 
+SignedCommand = Receive | Adjust | Count | Transfer | SetStock | SetChannel
 SHOP = Scope("shop", CHANNEL_VERBS)
 LINES = [LineRequest("apple", 1)]
 MOVES = [LineMove("apple", "north", "south", 1)]
@@ -138,3 +146,56 @@ def test_an_operator_among_channels_keeps_the_scope_it_gave() -> None:
 
     assert Commit("cart") == narrow(Commit("cart"), scope)
     assert Status.FORBIDDEN == narrow(Ship("cart"), scope)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        Receive("apple", "north", 1),
+        Adjust("apple", "north", 1),
+        Count("apple", "north", 1),
+        Transfer("apple", "north", "south", 1),
+        SetStock("apple", {"north": 1}),
+        SetChannel(0, "shop", ChannelPolicy()),
+    ],
+)
+def test_whose_key_asked_is_what_the_edge_saw(command: SignedCommand) -> None:
+    """Who did it is written over whatever the caller claims; no key is nobody."""
+    claimed = msgspec.structs.replace(command, by="somebody else")
+
+    for by in ("0a1b2c", ""):
+        scope = Scope(None, ALL_VERBS, by)
+        expected = msgspec.structs.replace(command, by=by)
+        assert [expected] * 2 == [narrow(each, scope) for each in (command, claimed)]
+        assert not passes([command], scope)
+
+
+def test_what_is_signed_can_say_so() -> None:
+    """Every command that has a place for who did it is signed, and no other."""
+    assert {each for each in VERBS if "by" in each.__struct_fields__} == SIGNED
+
+
+def test_the_engines_own_processes_hand_on_what_others_signed() -> None:
+    """A host takes a gateway's word for who asked."""
+    signed = Receive("apple", "north", 1, by="0a1b2c")
+
+    assert signed is narrow(signed, ENGINE)
+    assert passes([signed], ENGINE)
+
+
+@pytest.mark.parametrize(
+    ("scope", "expected"),
+    [
+        (OPERATOR, True),
+        (Scope(None, ALL_VERBS, "0a1b2c"), True),
+        (Scope(None, frozenset({SELL})), False),
+        (SHOP, False),
+    ],
+)
+def test_what_passes_as_it_is(scope: Scope, expected: bool) -> None:
+    """Sales by whoever may do everything are not looked at one by one."""
+    commands: list[Command] = [Reserve("cart", LINES), Commit("cart")]
+
+    assert expected == passes(commands, scope)
+    if expected:
+        assert commands == [narrow(each, scope) for each in commands]

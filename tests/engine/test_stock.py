@@ -1,14 +1,17 @@
 """Stock: what each movement does to the levels, and what it refuses to do."""
 
+import msgspec
 import pytest
 
 from engine import limits
+from engine.batch import fingerprint
 from engine.messages import (
     Adjust,
     Adjusted,
     Audit,
     AuditView,
     Cancel,
+    ChannelPolicy,
     Command,
     Commit,
     Count,
@@ -18,11 +21,13 @@ from engine.messages import (
     LineMove,
     ListShortfalls,
     MoveLines,
+    Movement,
     MovementView,
     Receive,
     Received,
     Release,
     Restock,
+    SetChannel,
     SetStock,
     Ship,
     Shortfall,
@@ -264,6 +269,50 @@ def test_a_movement_with_a_key_is_made_once() -> None:
         Adjust("apple", "north", 5, key="delivery-1"),
     ):
         assert Status.IDEMPOTENCY_MISMATCH == shop.status(other)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        Receive("apple", "north", 5, "bought", "po-1", 120, "EUR", key="k"),
+        Adjust("apple", "north", 2, "found", key="k"),
+        Count("apple", "north", 4, key="k"),
+        Transfer("apple", "north", "south", 1, key="k"),
+    ],
+)
+def test_a_key_is_not_bound_to_whoever_used_it(command: Movement) -> None:
+    """Who repeats a movement with another key of the API is answered as a replay; and what is
+    remembered is what engines remembered that did not know who asked."""
+    shop = Shop(north=5)
+    first, second = (msgspec.structs.replace(command, by=by) for by in ("0a1b2c", "3d4e5f"))
+    fields = list(msgspec.to_builtins(first, builtin_types=(bytes,)))
+    assert "0a1b2c" == fields.pop()
+
+    shop.ok(first)
+
+    assert Status.REPLAYED == shop.status(second)
+    expected = fingerprint((type(command).__name__, fields))
+    assert expected == shop.shard.state.key_fingerprint("k")
+
+
+def test_events_say_whose_key_asked() -> None:
+    """Movements, stock settings and policies are journaled with who did them."""
+    shop = Shop(north=5)
+    commands: list[Command] = [
+        Receive("apple", "north", 5, by="0a1b2c"),
+        Adjust("apple", "north", 2, by="0a1b2c"),
+        Count("apple", "north", 4, by="0a1b2c"),
+        Transfer("apple", "north", "south", 1, by="0a1b2c"),
+        SetStock("apple", {"north": 1}, by="0a1b2c"),
+        SetChannel(0, "web", ChannelPolicy(buffer=1), by="0a1b2c"),
+    ]
+
+    for command in commands:
+        shop.ok(command)
+    shop.wait(0)
+
+    expected = ["", *(["0a1b2c"] * len(commands))]
+    assert expected == [getattr(event, "by", None) for event in shop.events]
 
 
 def test_a_key_is_remembered_for_its_window() -> None:

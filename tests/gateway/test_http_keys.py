@@ -4,10 +4,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from engine.messages import Adjust, Count, Receive, SetChannel, SetStock, Transfer
 from engine.scope import ADMIN, ALL_VERBS, CHANNEL_VERBS, OPERATOR, READ, SELL, Scope
 from gateway.http_table import OPERATIONS
 from tests.gateway.http_engine import Keys, LocalEngine, Server, serving
 
+SignedCommand = Receive | Adjust | Count | Transfer | SetStock | SetChannel
 WEB = Scope("web", CHANNEL_VERBS)
 KEYS = Keys(
     None,
@@ -18,6 +20,7 @@ KEYS = Keys(
     web=WEB,
     ebay=Scope("ebay", CHANNEL_VERBS),
     admin=Scope(None, frozenset({ADMIN})),
+    stocktaker=Scope(None, ALL_VERBS, "0a1b2c"),
 )
 RESERVE = {"reservation_id": "r", "lines": [{"sku": "A", "quantity": 1}]}
 
@@ -112,3 +115,22 @@ async def test_with_keys_any_host_name_is_answered_to(server: Server) -> None:
     answered = await server.get("/v1/stock/A", host="shop.example", **bearer("operator"))
 
     assert 200 == answered.status
+
+
+async def test_what_changes_stock_says_whose_key_asked(server: Server) -> None:
+    """Every way by which stock and policies change over HTTP carries the id of the key."""
+    key = bearer("stocktaker")
+    moved = {"movements": [{"kind": "adjusted", "sku": "A", "location": "berlin", "quantity": 1}]}
+    rows = b"sku,location,quantity\nA,berlin,1\n"
+
+    assert (
+        200 == (await server.post("/v1/stock/movements", moved, idempotency_key="k", **key)).status
+    )
+    assert 200 == (await server.put("/v1/stock/A", {"pools": {"b2b": 1}}, **key)).status
+    assert 200 == (await server.put("/v1/channels/web", {"buffer": 1}, **key)).status
+    path = "/v1/stock/import?kind=received"
+    assert 200 == (await server.post(path, rows, content_type="text/csv", **key)).status
+
+    said = [each.by for each in server.engine.commands if isinstance(each, SignedCommand)]
+    assert 3 + len(server.engine.shards) == len(said)
+    assert {"0a1b2c"} == set(said)
