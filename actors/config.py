@@ -56,6 +56,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     returns_window_us: int = limits.RETURNS_WINDOW_US
     keys_window_us: int = limits.KEYS_WINDOW_US
     grace_us: int = limits.GRACE_US
+    archive_days: int = 400
+    """How long records that were trimmed off the journal are kept in files: a year, with the same
+    season of the year before; 0 = for ever."""
     require_keys: bool = False
     """Also on loopback and unix sockets."""
     log_level: LogLevel = "info"
@@ -99,6 +102,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return Path(self.data_dir)
 
     @property
+    def archive_us(self) -> int | None:
+        """How long the archive keeps what is in it; None = for ever."""
+        return self.archive_days * _DAY_US or None
+
+    @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach the gateways."""
         return ipaddress.ip_address(self.bind).is_loopback
@@ -129,4 +137,5 @@ _RANGES: Final = (
     ("returns_window_us", limits.SECOND_US, 3_650 * _DAY_US),
     ("keys_window_us", limits.SECOND_US, 3_650 * _DAY_US),
     ("grace_us", 0, _DAY_US),
+    ("archive_days", 0, 36_500),
 )

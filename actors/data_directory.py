@@ -5,6 +5,7 @@
     run -> …        its sockets, in a short path elsewhere
     redis/          the embedded server and its append-only file
     marks/          the last acknowledged record of each shard, as the hosts knew it
+    archive/        what was trimmed off the journal, and old snapshots
     keys.json       API keys, hashed
     logs/           what every process had to say
 
@@ -43,6 +44,7 @@ class DataDirectory:
         self.path = path.absolute()
         self.redis = self.path / "redis"
         self.marks = self.path / "marks"
+        self.archive = self.path / "archive"
         self.keys = self.path / "keys.json"
         self.logs = self.path / "logs"
         self._processes = self.path / "processes"

@@ -96,29 +96,44 @@ def decode_record(data: bytes, shard: int, position: Position) -> Record:
 
     Raises CorruptRecordError, saying what is wrong, if it does not prove itself.
     """
+    record = skim_record(data, shard, position)
+    try:
+        events = _decode(data[_HEADER.size : -_CHECKSUM.size])
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        where = f"shard {shard}, record {position}"
+        raise CorruptRecordError(f"{where}: events do not decode: {error}") from error
+    return record._replace(events=events)
+
+
+def skim_record(data: bytes, shard: int, position: Position) -> Record:
+    """The record, proven like any other, but without its events: for who only passes it on.
+
+    Raises CorruptRecordError, saying what is wrong, if it does not prove itself.
+    """
     where = f"shard {shard}, record {position}"
     if len(data) < _HEADER.size + _CHECKSUM.size:
         raise CorruptRecordError(f"{where}: {len(data)} bytes are too few for a record")
     if len(data) > limits.RECORD_BYTES_MAX:
         raise CorruptRecordError(f"{where}: {len(data)} bytes are too many for a record")
-    body, (checksum,) = data[: -_CHECKSUM.size], _CHECKSUM.unpack(data[-_CHECKSUM.size :])
-    if crc32(body) != checksum:
-        raise CorruptRecordError(f"{where}: checksum {checksum:08x}, bytes {crc32(body):08x}")
-    version, number, epoch, sequence, stamp, previous, *pointer = _HEADER.unpack_from(body)
+    checksum, found = checksum_of(data), crc32(memoryview(data)[: -_CHECKSUM.size])
+    if found != checksum:
+        raise CorruptRecordError(f"{where}: checksum {checksum:08x}, bytes {found:08x}")
+    version, number, epoch, sequence, stamp, previous, *pointer = _HEADER.unpack_from(data)
     if version != FORMAT:
         raise CorruptRecordError(f"{where}: format {version}, this engine reads {FORMAT}")
     if (number, epoch, sequence) != (shard, *position):
         raise CorruptRecordError(f"{where}: holds record {epoch}-{sequence} of shard {number}")
-    try:
-        events = _decode(body[_HEADER.size :])
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise CorruptRecordError(f"{where}: events do not decode: {error}") from error
-    return Record(shard, position, stamp, previous, Position(*pointer), events, checksum)
+    return Record(shard, position, stamp, previous, Position(*pointer), [], checksum)
 
 
 def checksum_of(data: bytes) -> int:
     """The checksum that ends an encoded record."""
     return int(_CHECKSUM.unpack(data[-_CHECKSUM.size :])[0])
+
+
+def position_of(data: bytes) -> Position:
+    """Where a record says that it stands; to be believed once it has proven itself there."""
+    return Position(*_HEADER.unpack_from(data)[2:4]) if len(data) >= _HEADER.size else START
 
 
 def check_link(before: Record | None, record: Record) -> None:

@@ -159,6 +159,30 @@ def _pieces(sized: Iterator[tuple[E, int]]) -> Iterator[list[E]]:
         yield piece
 
 
+def check_chunk(data: bytes, shard: int, position: Position, number: int) -> bool:
+    """Whether this, chunk `number` of the snapshot cut at `position`, is the last one.
+
+    Raises CorruptSnapshotError, saying what is wrong, if it does not prove itself.
+    """
+    where = f"shard {shard}, snapshot {position}, chunk {number}"
+    if len(data) < _HEADER.size + _CHECKSUM.size:
+        raise CorruptSnapshotError(f"{where}: {len(data)} bytes are too few")
+    (checksum,), found = (
+        _CHECKSUM.unpack(data[-_CHECKSUM.size :]),
+        crc32(memoryview(data)[: -_CHECKSUM.size]),
+    )
+    if found != checksum:
+        raise CorruptSnapshotError(f"{where}: checksum {checksum:08x}, bytes {found:08x}")
+    version, of, epoch, sequence, there, last = _HEADER.unpack_from(data)
+    if version != FORMAT:
+        raise CorruptSnapshotError(f"{where}: format {version}, this engine reads {FORMAT}")
+    if (of, (epoch, sequence), there) != (shard, position, number):
+        raise CorruptSnapshotError(
+            f"{where}: holds chunk {there} of {epoch}-{sequence} of shard {of}"
+        )
+    return bool(last)
+
+
 class SnapshotReader:
     """Rebuilds a state from the chunks of one snapshot, fed in order."""
 
@@ -187,27 +211,12 @@ class SnapshotReader:
         return f"shard {self._shard}, snapshot {self.position}, chunk {self.chunks}"
 
     def _prove(self, data: bytes) -> tuple[int, msgspec.Raw]:
-        if len(data) < _HEADER.size + _CHECKSUM.size:
-            raise CorruptSnapshotError(f"{self._where()}: {len(data)} bytes are too few")
-        body, (checksum,) = data[: -_CHECKSUM.size], _CHECKSUM.unpack(data[-_CHECKSUM.size :])
-        if crc32(body) != checksum:
-            raise CorruptSnapshotError(
-                f"{self._where()}: checksum {checksum:08x}, bytes {crc32(body):08x}"
-            )
-        version, shard, epoch, sequence, number, last = _HEADER.unpack_from(body)
-        if version != FORMAT:
-            raise CorruptSnapshotError(
-                f"{self._where()}: format {version}, this engine reads {FORMAT}"
-            )
-        if (shard, (epoch, sequence), number) != (self._shard, self.position, self.chunks):
-            raise CorruptSnapshotError(
-                f"{self._where()}: holds chunk {number} of {epoch}-{sequence} of shard {shard}"
-            )
+        last = check_chunk(data, self._shard, self.position, self.chunks)
         if self.complete:
             raise CorruptSnapshotError(f"{self._where()}: after the last one")
-        self.complete = bool(last)
+        self.complete = last
         try:
-            return _decode_kind(body[_HEADER.size :])
+            return _decode_kind(data[_HEADER.size : -_CHECKSUM.size])
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise CorruptSnapshotError(f"{self._where()}: does not decode: {error}") from error
 

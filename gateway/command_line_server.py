@@ -147,6 +147,8 @@ class Memory:
         Seconds for which keys of movements are.
     grace
         Seconds by which deadlines that fell into a downtime may move.
+    archive_days
+        How long trimmed records of the journal are kept in the data directory; 0 = for ever.
     """
 
     data_dir: Path = Path(DATA_DIR_DEFAULT)
@@ -158,6 +160,7 @@ class Memory:
     returns_window: int = DEFAULTS.returns_window_us // limits.SECOND_US
     keys_window: int = DEFAULTS.keys_window_us // limits.SECOND_US
     grace: int = DEFAULTS.grace_us // limits.SECOND_US
+    archive_days: int = DEFAULTS.archive_days
 
     def settings(self) -> dict[str, object]:
         """In the units of Settings."""
@@ -169,6 +172,7 @@ class Memory:
             "fsync": self.fsync,
             "maxmemory_bytes": memory_bytes(self.maxmemory),
             "remembered_max": self.remembered_max,
+            "archive_days": self.archive_days,
         }
 
 
