@@ -25,6 +25,7 @@ from actors.marks import CorruptMarkError, Marks
 from actors.owner import CLOSED, ENDED, Owner, Ownership, Phase, Tally
 from actors.pending import NOT_DONE, Gathered, Pending, Single
 from actors.recovery import Floor
+from actors.snapshotter import Snapshotter
 from actors.statistics import measure
 from engine import limits
 from engine.codec import Position
@@ -33,9 +34,12 @@ from engine.messages import (
     Adjust,
     Answer,
     Audit,
+    Cancel,
     Command,
+    Commit,
     Count,
     Detail,
+    Extend,
     Find,
     GetChannel,
     GetReservation,
@@ -43,12 +47,16 @@ from engine.messages import (
     Homes,
     ListShortfalls,
     MovedTo,
+    MoveLines,
     Receive,
+    Release,
     Request,
     Reserve,
     Response,
+    Restock,
     SetChannel,
     SetStock,
+    Ship,
     Statistics,
     Status,
     Transfer,
@@ -56,10 +64,21 @@ from engine.messages import (
 from engine.placement import home_of, shard_of
 from engine.scope import Scope
 
-_NEW_WORK: Final = frozenset(
+_NEW_WORK: Final[frozenset[type[Command]]] = frozenset(
     {Reserve, Receive, Adjust, Count, Transfer, SetStock, SetChannel},
 )
 """What is refused while memory is short: all that adds to what must be remembered."""
+_WRITES: Final[frozenset[type[Command]]] = _NEW_WORK | {
+    Commit,
+    Release,
+    Extend,
+    Ship,
+    Cancel,
+    Restock,
+    MoveLines,
+}
+"""What is refused while there is hardly any left: all that callers can have journaled."""
+_NOTHING: Final[frozenset[type[Command]]] = frozenset()
 _BY_SHARD: Final = (SetChannel, GetChannel, ListShortfalls, Audit)
 _BROKEN_MAX: Final = 5
 """How often a shard is recovered after a bug before it is given up."""
@@ -130,8 +149,8 @@ class Host:
         self._again: dict[int, list[Floor]] = {}
         """Shards that were assigned anew while they were being released."""
         self._stopping = False
-        self._full = False
-        """The journal's server is so full that new work is refused."""
+        self._refused = _NOTHING
+        """Commands that the journal's server is too full for."""
         self._fill = 0.0
         self._ticker: asyncio.TimerHandle | None = None
         self._keepers: list[asyncio.Task[None]] = []
@@ -286,7 +305,7 @@ class Host:
 
     def _owner_of(self, command: Command, pending: Pending | Single, index: int) -> Owner | None:
         """Who decides the command; None if it is answered, or taken care of otherwise."""
-        if self._full and type(command) in _NEW_WORK:
+        if self._refused and type(command) in self._refused:
             pending.answer(index, Answer(Status.MEMORY_FULL))
             return None
         if type(command) is Reserve:
@@ -392,7 +411,10 @@ class Host:
 
     async def _watch_memory(self) -> None:
         while True:
-            await asyncio.sleep(limits.MEMORY_SECONDS)
+            is_filling = self._fill >= limits.MEMORY_FILLING
+            await asyncio.sleep(
+                limits.MEMORY_FILLING_SECONDS if is_filling else limits.MEMORY_SECONDS
+            )
             await self._look_at_memory()
 
     async def _write_marks(self) -> None:
@@ -410,12 +432,28 @@ class Host:
             _log.error("memory_not_told", error=str(error))
             return
         self._fill = memory.used / memory.limit if memory.limit else 0.0
-        self._full = self._fill >= limits.MEMORY_REFUSE
+        self._refuse(_too_much_for(self._fill))
         if self._fill >= limits.MEMORY_SNAPSHOT:
             for owner in self._owners.values():
                 snapshotter = owner.snapshotter
-                if snapshotter and owner.phase is Phase.SERVING and snapshotter.want(self._full):
-                    owner.poke(prove=True)
+                if snapshotter is not None and owner.phase is Phase.SERVING:
+                    self._free(owner, snapshotter)
+
+    def _refuse(self, kinds: frozenset[type[Command]]) -> None:
+        """Refuse these from now on; what waits of them already may be more than the server has
+        room for."""
+        refused, self._refused = self._refused, kinds
+        if kinds <= refused:
+            return
+        for owner in self._owners.values():
+            for waiter, index in owner.inbox.take_kinds(kinds):
+                waiter.answer(index, Answer(Status.MEMORY_FULL))
+
+    def _free(self, owner: Owner, snapshotter: Snapshotter) -> None:
+        if snapshotter.want(bool(self._refused)):
+            owner.poke(prove=True)
+        if self._refused is _WRITES:
+            snapshotter.relieve()
 
     @property
     def owners(self) -> list[Owner]:
@@ -425,6 +463,13 @@ class Host:
     def fill(self) -> float:
         """How full the journal's server is, 0 to 1."""
         return self._fill
+
+
+def _too_much_for(fill: float) -> frozenset[type[Command]]:
+    """What is not taken on by a server that is so full."""
+    if fill >= limits.MEMORY_STOP:
+        return _WRITES
+    return _NEW_WORK if fill >= limits.MEMORY_REFUSE else _NOTHING
 
 
 def _all_homes(answers: list[Answer]) -> Answer:

@@ -6,7 +6,7 @@ A portion whose deadline has passed is not taken: it was certainly not done.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from math import inf
 from typing import NamedTuple, Protocol
 
@@ -96,6 +96,26 @@ class Inbox:
         self._commands = sum(len(each.commands) for each in left)
         self._earliest = min((each.waiter.deadline for each in left), default=inf)
         return late
+
+    def take_kinds(self, kinds: Set[type[Command]]) -> list[tuple[Waiter, int]]:
+        """Every command of these kinds: who asked, and its number in the request."""
+        taken: list[tuple[Waiter, int]] = []
+        left: deque[Portion] = deque()
+        for waiter, first, commands in self._portions:
+            run: list[Command] = []
+            for number, command in enumerate(commands, first):
+                if type(command) not in kinds:
+                    run.append(command)
+                    continue
+                taken.append((waiter, number))
+                if run:
+                    left.append(Portion(waiter, number - len(run), run))
+                    run = []
+            if run:
+                left.append(Portion(waiter, first + len(commands) - len(run), run))
+        self._portions = left
+        self._commands -= len(taken)
+        return taken
 
     def drain(self) -> Iterator[Portion]:
         """Every portion; those that come meanwhile, too."""

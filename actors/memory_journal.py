@@ -8,7 +8,8 @@ What goes wrong in real life can be made to happen here, and only that:
     journal.freeze() / thaw()    operations wait before they reach the store: a stopped owner
     journal.lose_replies = 3     the next three appends are stored, and raise LostError
     journal.lose_requests = 3    the next three appends are not stored, and raise LostError
-    store.busy = "OOM …"         appends and chunks raise BusyError until it is None again
+    store.busy = "LOADING …"     appends and chunks raise BusyError until it is None again
+    store.limit = 100_000        and FullError while so many bytes of them are there
     store.restart()              another process serves the same data: a new run_id
     store.forget(0, position)    and it has gone back in time, to before `position`
     store.drop(0)                a stream vanishes
@@ -23,6 +24,7 @@ from dataclasses import dataclass, field
 from actors.journal import (
     BusyError,
     Entry,
+    FullError,
     LostError,
     MissingError,
     RefusedError,
@@ -52,6 +54,14 @@ class MemoryStore:
         self._chunks: dict[str, bytes] = {}
         self._starts = 1
         self.busy: str | None = None
+        self.limit: int | None = None
+
+    @property
+    def used(self) -> int:
+        """Bytes of all entries and chunks."""
+        streams = self._streams.values()
+        entries = sum(len(each.record) for stream in streams for each in stream.entries)
+        return entries + sum(map(len, self._chunks.values()))
 
     @property
     def run_id(self) -> str:
@@ -112,6 +122,8 @@ class MemoryStore:
     def check_room(self) -> None:
         if self.busy is not None:
             raise BusyError(self.busy)
+        if self.limit is not None and self.used >= self.limit:
+            raise FullError("OOM command not allowed when used memory > 'maxmemory'")
 
 
 class MemoryJournal:

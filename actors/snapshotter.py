@@ -15,7 +15,9 @@ there have the numbers from 0 on at every moment, and whoever is interrupted can
 
 A third generation needs memory while the two before are still there. If the server has none left,
 what was stored of it goes, then the older of the two and the journal before the newer; the next one
-then finds that room. Until it is announced there is one generation, with all of its journal.
+then finds that room. Until it is announced there is one generation, with all of its journal. The
+same is given up when the server is so full that not even a snapshot may be begun: an append that
+waits for memory would wait for ever, and with it whatever follows it.
 """
 
 import asyncio
@@ -77,6 +79,10 @@ class Snapshotter:
         self._wanted = False
         self._run_id = ""
         """Of the server process that took the chunks of `taken`."""
+        self._may_relieve = True
+        """Since the newest snapshot was announced, nothing has been given up yet."""
+        self._relief: asyncio.Task[None] | None = None
+        """Beside `_task`, which may wait for the memory that this one frees."""
         self._begun: Position | None = None
         """Where the record of this batch will stand, that says that a snapshot is begun there."""
         self._acknowledged: Position | None = None
@@ -173,18 +179,21 @@ class Snapshotter:
 
     def cancel(self) -> None:
         """Leave off: the shard is not ours any more, or goes down."""
-        if self._task is not None:
-            self._task.cancel()
+        for task in self._tasks():
+            task.cancel()
         asked, self._asked = self._asked, []
         for waiter, index in asked:
             waiter.answer(index, NOT_DONE)
 
     async def stop(self) -> None:
         """Leave off, and wait until that is so."""
-        task = self._task
+        tasks = self._tasks()
         self.cancel()
-        if task is not None:
-            await asyncio.wait([task])
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def _tasks(self) -> list[asyncio.Task[None]]:
+        return [each for each in (self._task, self._relief) if each is not None]
 
     async def _audit(self, writer: SnapshotWriter) -> None:
         """Tell those who asked before the cut how things stood there."""
@@ -216,12 +225,25 @@ class Snapshotter:
         return view
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
-        self._task = asyncio.get_running_loop().create_task(work)
+        self._task = self._loop.create_task(work)
         self._task.add_done_callback(self._done)
+
+    def relieve(self) -> None:
+        """The server has no memory left: give up what can be given up without writing anything."""
+        if self._relief is None and self._generations and self._may_relieve:
+            self._may_relieve = False
+            self._relief = self._loop.create_task(self._relieve())
+            self._relief.add_done_callback(self._done)
+
+    async def _relieve(self) -> None:
+        freed = await self._give_up_older()
+        _log.warning("older_snapshot_given_up", shard=self._shard.number, freed=freed)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         if self._task is task:
             self._task = None
+        if self._relief is task:
+            self._relief = None
         if not task.cancelled() and task.exception() is not None:
             _log.error("snapshot_failed", shard=self._shard.number, error=repr(task.exception()))
         if self.is_waiting:
@@ -278,15 +300,23 @@ class Snapshotter:
         await self._delete(writer.position, writer.chunks)
         self._bytes += self._cut_bytes
         _log.warning("no_memory_for_a_snapshot", shard=self._shard.number)
-        if len(self._generations) == 2:
-            oldest = self._generations.pop(0)
-            await self._delete(oldest, await self._count(oldest))
-            await self._patiently(
-                partial(self._journal.trim, self._shard.number, self._generations[0])
-            )
+        if await self._give_up_older():
             self._wanted = True
         else:
             self._not_before = self._loop.time() + _NO_ROOM_SECONDS
+
+    async def _give_up_older(self) -> bool:
+        """Keep the newest snapshot only, and the journal back to that. Whether that gave room."""
+        if not self._generations:
+            return False
+        gone = 0
+        while len(self._generations) > 1:
+            oldest = self._generations.pop(0)
+            chunks = await self._count(oldest)
+            await self._delete(oldest, chunks)
+            gone += chunks
+        trim = partial(self._journal.trim, self._shard.number, self._generations[-1])
+        return gone + await self._patiently(trim) > 0
 
     async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
         """What `ask` gives, once the journal answers; all that is asked here may be repeated."""
@@ -301,6 +331,7 @@ class Snapshotter:
     async def _trim(self, pointer: Position) -> None:
         """The pointer is acknowledged: keep it and the one before, and the journal back to that."""
         self._generations.append(pointer)
+        self._may_relieve = True
         self._trimmable = self._cut_bytes
         while len(self._generations) > 2:
             oldest = self._generations.pop(0)

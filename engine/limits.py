@@ -111,7 +111,10 @@ because what they remember may be forgotten by now."""
 MEMORY_SNAPSHOT: Final = 0.6
 """Share of the server's memory at which snapshots, and so trimming, start in any case…"""
 MEMORY_REFUSE: Final = 0.8
-"""…and at which new reserves and movements are refused, so that commits and releases pass."""
+"""…and at which new reserves and movements are refused, so that commits and releases pass…"""
+MEMORY_STOP: Final = 0.95
+"""…and at which those are refused too: what is left is for expiries, claims and snapshots, because
+a server without any memory cannot even be told what would make room."""
 
 # --- time, in microseconds -------------------------------------------------------------------
 
@@ -128,8 +131,12 @@ TICK_SECONDS: Final = 0.05
 """How often a host looks for deadlines that have passed."""
 MARK_SECONDS: Final = 1.0
 MEMORY_SECONDS: Final = 0.2
-"""How often a host looks how full the journal's server is: from MEMORY_REFUSE to full it must take
-longer, or nothing can be journaled any more, not even what would make room."""
+"""How often a host looks how full the journal's server is…"""
+MEMORY_FILLING: Final = 0.4
+"""…as long as it is no fuller than this…"""
+MEMORY_FILLING_SECONDS: Final = 0.05
+"""…and from then on: to get from MEMORY_REFUSE to full must take longer, or nothing can be
+journaled any more, not even what would make room."""
 STOP_SECONDS_MAX: Final = 10.0
 """What a host that is told to stop gives its shards to finish."""
 GRACE_US: Final = 5 * SECOND_US
@@ -146,5 +153,6 @@ assert GATEWAY_WAITING_PER_SHARD_MAX < GATEWAY_IN_FLIGHT_SHED_RESERVES < GATEWAY
 assert FLIGHT_BYTES_MAX < FRAME_BYTES_MAX
 assert COMMANDS_PER_FRAME_MAX < SHARD_QUEUE_SHED_RESERVES
 assert REMEMBERED_MAX // BUCKETS < BUCKET_ENTRIES_MAX
+assert MEMORY_FILLING < MEMORY_SNAPSHOT < MEMORY_REFUSE < MEMORY_STOP < 1
 assert FINISHED_WINDOW_US <= KEYS_WINDOW_US <= RETURNS_WINDOW_US
 assert TTL_SECONDS_DEFAULT <= TTL_SECONDS_MAX

@@ -35,6 +35,8 @@ class RoomyJournal(FaultyJournal):
     memory_is: Memory | Exception = Memory(0, 100)
 
     async def memory(self) -> Memory:
+        if self._store.limit is not None:
+            return Memory(self._store.used, self._store.limit)
         if isinstance(self.memory_is, Exception):
             raise self.memory_is
         return self.memory_is

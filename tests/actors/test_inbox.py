@@ -1,7 +1,15 @@
 """Commands wait in the order in which they came, in portions that a batch may split."""
 
-from actors.inbox import Inbox, Portion
-from engine.messages import Answer, Command, GetStock, Head, Status
+from actors.inbox import Inbox, Portion, Waiter
+from engine.messages import (
+    Answer,
+    Command,
+    Commit,
+    GetStock,
+    Head,
+    Release,
+    Status,
+)
 
 NOT_DONE = Answer(Status.NOT_DONE)
 
@@ -114,3 +122,18 @@ def test_a_portion_is_answered_alike() -> None:
     Portion(asker, 5, commands("b", "c")).answer(NOT_DONE)
 
     assert [(3, [NOT_DONE]), (5, [NOT_DONE, NOT_DONE])] == asker.answers
+
+
+def test_some_kinds_are_taken_out() -> None:
+    """They leave with their place in the request, wherever they stand; the others stay in order,
+    and the places that they have."""
+    a, b, c = GetStock("a"), GetStock("b"), GetStock("c")
+    out, gone = Commit("r", 0), Release("r", 0)
+    inbox, one, other = Inbox(), Asker(), Asker()
+    inbox.put(Portion(one, 3, [out, a, b, gone, out, c]))
+    inbox.put(Portion(other, 0, [out]))
+    expected: list[tuple[Waiter, int]] = [(one, 3), (one, 6), (one, 7), (other, 0)]
+    assert expected == inbox.take_kinds({Commit, Release})
+
+    assert 3 == len(inbox)
+    assert [Portion(one, 4, [a, b]), Portion(one, 8, [c])] == list(inbox.drain())

@@ -2,8 +2,9 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from itertools import count, islice
 
 from engine import limits
 from engine.messages import LineRequest, Receive, Reserve, Status
@@ -15,6 +16,8 @@ from tests.faults.till import Till
 
 FRAME = 200
 SKU_COUNT = 64
+DEPTH, DEEP_FRAME = 60, 400
+"""Frames that one shard is sent at once by who goes straight to its host, and their commands."""
 TEXT = "x" * limits.TEXT_CHARS_MAX
 
 
@@ -26,10 +29,7 @@ class Ballast:
 
     async def pour(self, engine: EngineProcess, pause: float) -> None:
         """Frames of movements, one after the other, until it is told to stop."""
-        commands = [
-            Receive(f"ballast-{number % SKU_COUNT}", LOCATION, 1, TEXT, TEXT)
-            for number in range(FRAME)
-        ]
+        commands = [received(number % SKU_COUNT) for number in range(FRAME)]
         async with Till(engine.binary) as till:
             while True:
                 await till.connected(60)
@@ -38,6 +38,29 @@ class Ballast:
                     self.statuses.update(each.status for each in response.answers)
                 await asyncio.sleep(pause)
 
+    async def pour_deep(self, address: str, shard: int, shards: int) -> None:
+        """Straight to the host that owns `shard`, more than it can take, until told to stop."""
+        ours = (each for each in count() if shard_of(received(each).sku, shards) == shard)
+        commands = [received(number) for number in islice(ours, SKU_COUNT)]
+        frame = [commands[number % SKU_COUNT] for number in range(DEEP_FRAME)]
+        async with Till(address) as till, asyncio.TaskGroup() as group:
+            for _ in range(DEPTH):
+                group.create_task(self._insist(till, frame))
+
+    async def _insist(self, till: Till, frame: list[Receive]) -> None:
+        while True:
+            await till.connected(60)
+            response = await till.ask(frame) if till.up else None
+            statuses = [each.status for each in response.answers] if response is not None else []
+            self.statuses.update(statuses)
+            if Status.MEMORY_FULL in statuses:
+                await asyncio.sleep(0.01)
+
+
+def received(number: int) -> Receive:
+    """A movement that takes a lot of room."""
+    return Receive(f"ballast-{number}", LOCATION, 1, TEXT, TEXT)
+
 
 @asynccontextmanager
 async def pouring(
@@ -45,9 +68,28 @@ async def pouring(
 ) -> AsyncIterator[Ballast]:
     """Ballast, over so many connections, for as long as the block lasts."""
     ballast = Ballast()
-    tasks = [asyncio.create_task(ballast.pour(engine, pause)) for _ in range(pourers)]
-    try:
+    async with _working([ballast.pour(engine, pause) for _ in range(pourers)]):
         yield ballast
+
+
+@asynccontextmanager
+async def pouring_deep(engine: EngineProcess) -> AsyncIterator[Ballast]:
+    """Ballast for every shard, straight to its host, for as long as the block lasts."""
+    ballast, status = Ballast(), await engine.status()
+    work = [
+        ballast.pour_deep(host.address, int(shard), status.shards)
+        for host in status.hosts
+        for shard in host.epochs
+    ]
+    async with _working(work):
+        yield ballast
+
+
+@asynccontextmanager
+async def _working(work: list[Coroutine[None, None, None]]) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(each) for each in work]
+    try:
+        yield
     finally:
         for task in tasks:
             task.cancel()

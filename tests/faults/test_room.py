@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from engine.messages import Commit, Release, Reserve, Status
-from tests.faults.ballast import Ballast, pouring, reserve_many
+from tests.faults.ballast import Ballast, pouring, pouring_deep, reserve_many
 from tests.faults.checker import check
 from tests.faults.conftest import Figures
 from tests.faults.engine_process import EngineProcess, StartError, eventually, running, start
@@ -151,6 +151,27 @@ async def test_a_flood(tmp_path: Path, figures: Figures) -> None:
     assert {Status.OK, Status.MEMORY_FULL} >= set(ballast.statuses)
 
 
+async def test_a_deep_flood(tmp_path: Path, figures: Figures) -> None:
+    """Within a second, before there is any snapshot, more is queued than there is memory: it is
+    refused before the server is full to the brim, where nothing could make room any more."""
+    history = History()
+    async with running(tmp_path, "--shards", str(SHARDS), "--maxmemory", "64mb") as engine:
+        await stock(engine, history)
+        async with load(engine, history, name="deep") as buyers:
+            async with pouring_deep(engine) as ballast:
+                await buyers.for_seconds(FLOOD_SECONDS / 2)
+            await buyers.until_served(range(SHARDS), 30, Reserve)
+        books = await check(engine, history, whole=False)
+    figures(
+        ballast={status.name.lower(): n for status, n in ballast.statuses.items()},
+        longest_wait_s=longest_wait(history.attempts),
+        **books.figures,
+        heard=statuses(history.attempts),
+    )
+    assert {Status.OK, Status.MEMORY_FULL} <= set(ballast.statuses)
+    assert {Status.OK, *UNAVAILABLE} >= set(ballast.statuses)
+
+
 async def test_the_memory_is_full(tmp_path: Path, figures: Figures) -> None:
     """New work is refused, what was reserved can be committed and released; then snapshots make
     room. Where there is none to be made, all is refused until the operator gives more."""
@@ -173,7 +194,7 @@ async def test_the_memory_is_full(tmp_path: Path, figures: Figures) -> None:
             await buyers.until_served(range(SHARDS), 60, Reserve)
             trimmed = loop.time()
 
-            server.configure(maxmemory=str(server.used_memory() // 2))
+            server.configure(maxmemory="1mb")  # which it needs for itself
             await buyers.until_refused()
             await buyers.for_seconds(DEADLINE_MS / 1_000 + 2)
             refused = [each for each in history.since(trimmed + 1) if each.answered < loop.time()]
