@@ -6,7 +6,9 @@
 What it guarantees: the handler sees typed commands that the caller's key may give, and nothing
 else; every request is answered once, its answers in the order of its commands; nothing that a peer
 sends or fails to read makes this process grow without bound, and nothing that a handler raises
-stops it. Order between requests is the handler's business: answers leave as they come.
+stops it. A key that is revoked, or expires, ends the connections that came in by it within
+SWEEP_SECONDS of the moment when `authenticate` knows. Order between requests is the handler's
+business: answers leave as they come.
 
 Why it looks the way it does: this is the hottest path there is. No Task, Future or closure exists
 per request; a connection's bound `reply` is made once. Answers of one turn of the event loop leave
@@ -212,7 +214,18 @@ class BinaryServer:
         for connection in [each for each in self.connections if each.is_stalled(now)]:
             self.stalled += 1
             connection.abort()
+        self._check_keys()
         self._sweeper = loop.call_later(self._sweep_seconds, self._sweep, loop)
+
+    def _check_keys(self) -> None:
+        """Each connection may do what its key may do by now, if that is anything."""
+        scopes: dict[str, Scope | None] = {}
+        for connection in [each for each in self.connections if each.key is not None]:
+            key = connection.key
+            assert key is not None
+            if key not in scopes:
+                scopes[key] = self.authenticate(key, connection.peer)
+            connection.restrict(scopes[key])
 
 
 class Connection(asyncio.Protocol):
@@ -229,12 +242,13 @@ class Connection(asyncio.Protocol):
         "_reader",
         "_reply",
         "_resuming",
-        "_scope",
         "_server",
         "_slow",
         "_transport",
         "in_flight",
+        "key",
         "loop",
+        "scope",
     )
 
     _transport: asyncio.Transport
@@ -244,7 +258,8 @@ class Connection(asyncio.Protocol):
         self._server = server
         self._reader = FrameReader()
         self._reply = self.reply
-        self._scope: Scope | None = None  # None = no handshake yet
+        self.scope: Scope | None = None  # None = no handshake yet
+        self.key: str | None = None  # that the peer has shown, if it needed one
         self.in_flight: dict[int, int] = {}  # request id → weight
         self._ahead = 0  # the sum of those weights
         self._out: list[bytes] = []
@@ -279,14 +294,14 @@ class Connection(asyncio.Protocol):
         server.bytes_received += len(data)
         try:
             payloads = self._reader.feed(data)
-            if self._scope is None:
+            if self.scope is None:
                 payloads = self._greet(payloads)
             else:
                 self._moved_at = self.loop.time()
             if self._held:
                 self._backlog += payloads
-            elif self._scope is not None:
-                self._take_all(payloads, self._scope)
+            elif self.scope is not None:
+                self._take_all(payloads, self.scope)
         except WireError as error:
             server.protocol_errors += 1
             self._refuse(Status.INVALID, str(error))
@@ -311,14 +326,26 @@ class Connection(asyncio.Protocol):
         if not payloads:
             return []
         hello = decode_hello(payloads[0])
-        scope = self._server.authenticate(hello.key, name_peer(self._transport))
+        self.key = hello.key
+        self.restrict(self._server.authenticate(hello.key, self.peer))
+        if self.scope is None:
+            return []
+        self._write(self._server.hello)
+        return payloads[1:]
+
+    @property
+    def peer(self) -> str:
+        """Where the other side is."""
+        return name_peer(self._transport)
+
+    def restrict(self, scope: Scope | None) -> None:
+        """From now on the peer may do this; None = nothing, and it has to leave."""
+        if self._closing:
+            return
+        self.scope = scope
         if scope is None:
             self._server.refused += 1
             self._refuse(Status.UNAUTHENTICATED, "this key opens nothing here")
-            return []
-        self._scope = scope
-        self._write(self._server.hello)
-        return payloads[1:]
 
     def _take_all(self, payloads: list[bytes], scope: Scope) -> None:
         """Take these, up to where the peer must wait; the others stay here until it need not."""
@@ -332,11 +359,11 @@ class Connection(asyncio.Protocol):
 
     def _catch_up(self) -> None:
         """Take what came before the pause, then read on."""
-        assert self._scope is not None
+        assert self.scope is not None
         backlog, self._backlog = self._backlog, []
         self._held = False
         try:
-            self._take_all(backlog, self._scope)
+            self._take_all(backlog, self.scope)
         except WireError as error:
             self._server.protocol_errors += 1
             self._refuse(Status.INVALID, str(error))
@@ -445,7 +472,7 @@ class Connection(asyncio.Protocol):
 
     def is_stalled(self, now: float) -> bool:
         """Whether the peer has kept us waiting for too long."""
-        if self._scope is None and not self._closing:
+        if self.scope is None and not self._closing:
             return now - self._moved_at > self._server.handshake_seconds
         waiting = self._slow or self._closing or (self._reader.pending > 0 and not self._held)
         return waiting and now - self._moved_at > self._server.stalled_seconds

@@ -6,7 +6,8 @@
 The secret is 32 random bytes, so a fast hash is as good as a slow one; the prefix finds the record,
 and the hash is compared in constant time. A key belongs to a channel, or to an operator. Rotating
 makes a new key of the same scope and lets the old one live on for a while; revoking ends it. Every
-process notices a changed file within RELOAD_SECONDS.
+process notices a changed file within RELOAD_SECONDS, and hangs up on who came in by a key that is
+no longer valid.
 
 Without a key, callers come in over loopback and over unix sockets, unless keys are required; never
 over any other address, where a gateway does not even start before there are keys. The engine's own

@@ -13,7 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from actors.address import parse_address
-from actors.binary_server import BinaryServer, Connection, Reply
+from actors.binary_server import SWEEP_SECONDS, BinaryServer, Connection, Reply
+from actors.config import Settings
+from actors.keys import RELOAD_SECONDS, Authenticator, KeyFile
 from engine import limits
 from engine.messages import (
     MAGIC,
@@ -187,6 +189,41 @@ async def test_unknown_key_is_told_so(server: BinaryServer) -> None:
         assert [Status.UNAUTHENTICATED] == [answer.status for answer in response.answers]
         assert await peer.is_closed()
     assert 1 == server.statistics().refused
+
+
+async def test_a_key_that_is_revoked(shop: Shop, tmp_path: Path) -> None:
+    """It ends the connections that it has opened, within five seconds; no others."""
+    now = [1_800_000_000.0]
+    keys = KeyFile(tmp_path / "keys.json")
+    revoked, kept = keys.create(), keys.create("web")
+    guard = Authenticator(Settings(), tmp_path / "keys.json", lambda: now[0])
+    server = BinaryServer("host-1", SHARDS, shop, guard, handshake_seconds=0.05)
+    async with greeted(server, revoked) as out, greeted(server, kept), greeted(server) as keyless:
+        await out.ask(1, reserve("r1"))
+        keys.revoke(revoked.split("_")[1])
+        now[0] += RELOAD_SECONDS
+        response = await out.response()
+        assert [Status.UNAUTHENTICATED] == [answer.status for answer in response.answers]
+        assert await out.is_closed()
+
+        await keyless.ask(1, reserve("r2"))
+        assert 2 == len(server.connections)
+    await server.close()
+    assert RELOAD_SECONDS + SWEEP_SECONDS < 5
+
+
+async def test_what_a_key_opens_may_change(shop: Shop) -> None:
+    """Connections follow what their key may do by now."""
+    scopes = {"key": OPERATOR}
+    server = BinaryServer(
+        "host-1", SHARDS, shop, lambda key, peer: scopes[key or ""], handshake_seconds=0.05
+    )
+    async with greeted(server, "key") as peer:
+        assert Status.OK is (await peer.ask(1, Audit(0))).answers[0].status
+        scopes["key"] = CHANNEL_SCOPE
+        await until(lambda: all(each.scope is CHANNEL_SCOPE for each in server.connections))
+        assert Status.FORBIDDEN is (await peer.ask(2, Audit(0))).answers[0].status
+    await server.close()
 
 
 async def test_refused_commands_are_answered_in_their_places(
