@@ -45,14 +45,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol, Self
 
-from actors.archive_file import (
-    CorruptArchiveError,
-    Draft,
-    read_header,
-    read_items,
-    sweep,
-    sync_directory,
-)
+from actors.archive_file import FRESH, CorruptArchiveError, Draft, read_header, read_items
+from actors.disk import DISK, AnyDisk
 from actors.journal import Entry
 from engine import limits
 from engine.chain import Link, follow, link_before
@@ -109,13 +103,15 @@ class Kept(NamedTuple):
     position: Position
     stamp: int
     path: Path
+    size: int
+    """Bytes of the file."""
 
 
 class Keeping(Protocol):
     """A snapshot on its way into the archive, chunk by chunk."""
 
-    def put(self, chunk: bytes) -> None:
-        """The next chunk. Raises CorruptSnapshotError, OSError."""
+    def put(self, chunk: bytes) -> bool:
+        """The next chunk. Whether it is the last. Raises CorruptSnapshotError, OSError."""
 
     def finish(self) -> Kept:
         """All chunks are there. Raises CorruptSnapshotError if they are not, OSError."""
@@ -157,8 +153,9 @@ class AnyArchive(Protocol):
 class Archive:
     """The archive in one directory; see AnyArchive."""
 
-    def __init__(self, directory: Path, retention_us: int | None) -> None:
+    def __init__(self, directory: Path, retention_us: int | None, disk: AnyDisk = DISK) -> None:
         """`retention_us`: how long records are kept; None = for ever."""
+        self._disk = disk
         self._directory = directory
         self._retention_us = retention_us
         self._swept: set[int] = set()
@@ -189,7 +186,7 @@ class Archive:
     def begin_keep(self, shard: int, position: Position, stamp: int) -> "Draught":
         """See AnyArchive."""
         self._sweep(shard)
-        return Draught(self._place(shard), shard, position, stamp)
+        return Draught(self._disk, self._place(shard), shard, position, stamp)
 
     def keep(self, shard: int, position: Position, stamp: int, chunks: Iterable[bytes]) -> Kept:
         """Keep a whole snapshot. Raises CorruptSnapshotError, OSError."""
@@ -200,7 +197,10 @@ class Archive:
 
     def _sweep(self, shard: int) -> None:
         if shard not in self._swept:
-            sweep(self._place(shard))
+            place = self._place(shard)
+            for name in self._disk.names(place):
+                if name.endswith(FRESH):  # a living writer of it will fail, and try again
+                    self._disk.remove(place / name)
             self._swept.add(shard)
 
     def _place(self, shard: int) -> Path:
@@ -215,7 +215,7 @@ class Archive:
             *(shard, first, ends.after.position, ends.first_stamp, ends.last_stamp, len(entries)),
             *(path, sum(len(each.record) for each in entries), ends.before, ends.after),
         )
-        draft = Draft(place, _header(found))
+        draft = Draft(self._disk, place, _header(found))
         try:
             draft.put(*(each.record for each in entries))
             if not draft.publish(path.name):
@@ -229,7 +229,7 @@ class Archive:
     def _holding(self, shard: int, position: Position) -> Segment:
         """The segment that holds `position`, where whoever wrote it may have had no time to make
         its name last."""
-        sync_directory(self._place(shard))
+        self._disk.sync(self._place(shard))
         return next(each for each in self.segments(shard) if each.last >= position)
 
     def _compare(self, newest: Segment, entries: list[Entry]) -> None:
@@ -281,9 +281,7 @@ class Archive:
 
     def _list(self, shard: int, kind: str) -> list[Path]:
         place = self._place(shard)
-        if not place.is_dir():
-            return []
-        names = [_NAME.fullmatch(path.name) for path in place.iterdir()]
+        names = [_NAME.fullmatch(name) for name in self._disk.names(place)]
         return sorted(place / each[0] for each in names if each is not None and each[3] == kind)
 
     def _segment(self, path: Path) -> Segment | None:
@@ -292,7 +290,7 @@ class Archive:
         if isinstance(known, Segment):
             return known
         try:
-            magic, version, shard, *rest = read_header(path, _SEGMENT)
+            magic, version, shard, *rest = read_header(self._disk, path, _SEGMENT)
         except FileNotFoundError:
             return None
         first, (first_stamp, last_stamp, records, size) = Position(*rest[:2]), rest[2:6]
@@ -311,12 +309,13 @@ class Archive:
         if isinstance(known, Kept):
             return known
         try:
-            magic, version, shard, epoch, sequence, stamp = read_header(path, _SNAPSHOT)
+            magic, version, shard, *rest = read_header(self._disk, path, _SNAPSHOT)
+            size = self._disk.size(path)
         except FileNotFoundError:
             return None
-        position = Position(epoch, sequence)
+        position, stamp = Position(rest[0], rest[1]), rest[2]
         self._check(path, (magic, version, shard, position), _SNAPSHOT_MAGIC)
-        found = self._known[path] = Kept(shard, position, stamp, path)
+        found = self._known[path] = Kept(shard, position, stamp, path, size)
         return found
 
     def _check(self, path: Path, found: tuple[bytes, int, int, Position], magic: bytes) -> None:
@@ -334,7 +333,7 @@ class Archive:
     def read(self, segment: Segment) -> Iterator[Entry]:
         """See AnyArchive."""
         path, link, count = segment.path, segment.before, 0
-        for data in read_items(path, _SEGMENT, limits.RECORD_BYTES_MAX):
+        for data in read_items(self._disk, path, _SEGMENT, limits.RECORD_BYTES_MAX):
             where = f"record {count} (from 0)"
             position = position_of(data)
             try:
@@ -350,7 +349,7 @@ class Archive:
     def chunks(self, kept: Kept) -> Iterator[bytes]:
         """See AnyArchive."""
         count, complete = 0, False
-        for data in read_items(kept.path, _SNAPSHOT, limits.SNAPSHOT_CHUNK_BYTES_MAX):
+        for data in read_items(self._disk, kept.path, _SNAPSHOT, limits.SNAPSHOT_CHUNK_BYTES_MAX):
             where = f"chunk {count}"
             if complete:
                 raise CorruptArchiveError(kept.path, where, "after the last one")
@@ -378,7 +377,7 @@ class Archive:
         gone = [each.path for each in self._all_snapshots(shard) if each.position < base]
         gone += [each.path for each in self._all_segments(shard) if each.last <= base]
         for path in gone:
-            path.unlink(missing_ok=True)
+            self._disk.remove(path)
             self._known.pop(path, None)
         return len(gone)
 
@@ -386,11 +385,14 @@ class Archive:
 class Draught:
     """A snapshot on its way into a file; see Keeping."""
 
-    def __init__(self, place: Path, shard: int, position: Position, stamp: int) -> None:
+    def __init__(
+        self, disk: AnyDisk, place: Path, shard: int, position: Position, stamp: int
+    ) -> None:
         header = _SNAPSHOT.pack(_SNAPSHOT_MAGIC, FORMAT, shard, *position, stamp)
         self._name = _name(position, "snapshot")
-        self._kept = Kept(shard, position, stamp, place / self._name)
-        self._draft = Draft(place, header)
+        self._place = shard, position, stamp, place / self._name
+        self._disk = disk
+        self._draft = Draft(disk, place, header)
         self._chunks = 0
         self._complete = False
 
@@ -400,24 +402,25 @@ class Draught:
     def __exit__(self, *error: object) -> None:
         self.discard()
 
-    def put(self, chunk: bytes) -> None:
+    def put(self, chunk: bytes) -> bool:
         """See Keeping."""
-        shard, position, _, _ = self._kept
+        shard, position, _, _ = self._place
         if self._complete:
             raise CorruptSnapshotError(f"shard {shard}, snapshot {position}: goes on after its end")
         self._complete = check_chunk(chunk, shard, position, self._chunks)
         self._draft.put(chunk)
         self._chunks += 1
+        return self._complete
 
     def finish(self) -> Kept:
         """See Keeping."""
-        shard, position, _, _ = self._kept
+        shard, position, _, _ = self._place
         if not self._complete:
             raise CorruptSnapshotError(
                 f"shard {shard}, snapshot {position}: chunk {self._chunks} is missing"
             )
         self._draft.publish(self._name)  # if the name is taken: by this snapshot
-        return self._kept
+        return Kept(*self._place, self._disk.size(self._place[3]))
 
     def discard(self) -> None:
         """See Keeping."""

@@ -4,23 +4,23 @@
     body      a zlib stream: of each item its length (u32) and its bytes
     end       the crc32 of everything before it
 
-A file is written under a temporary name, synced, and then linked to its own name, which fails if
-that is taken: a rename would silently replace what somebody else has put there. So a file never
-changes once it can be seen, and of two who write the same one, one wins. What a killed writer
-leaves has a name that no reader looks at, and is swept away by the next one.
+A file is written under a temporary name and published under its own, which fails if that is taken
+(`actors.disk`). So a file never changes once it can be seen, and of two who write the same one, one
+wins. What a killed writer leaves has a name that no reader looks at, and the next one removes it.
 
 The header has its own checksum so that a directory can be listed without reading its files. Items
 carry checksums of their own (`engine.codec`, `engine.snapshot`), so whoever reads may use each as
 it comes; that nothing is missing at the end is known at the end.
 """
 
-import os
+import io
 import struct
-import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Final
+
+from actors.disk import AnyDisk
 
 CRC: Final = struct.Struct(">I")
 _LENGTH: Final = struct.Struct(">I")
@@ -28,7 +28,8 @@ _LEVEL: Final = 1
 """Of compression: a journal of random ids shrinks to 35 %, at 50 MB/s; level 6 makes that 32 %, at
 30 MB/s."""
 _READ_BYTES: Final = 64 << 10
-_FRESH: Final = ".new"
+FRESH: Final = ".new"
+"""How the name of a file ends that is being written."""
 
 
 class CorruptArchiveError(Exception):
@@ -38,48 +39,17 @@ class CorruptArchiveError(Exception):
         super().__init__(f"{path}: {place}: {reason}")
 
 
-# --- writing ---------------------------------------------------------------------------------
-
-
-def make_directory(path: Path) -> None:
-    """Make it, and those above it, and make their names last."""
-    if path.is_dir():
-        return
-    make_directory(path.parent)
-    path.mkdir(mode=0o700, exist_ok=True)
-    sync_directory(path.parent)
-
-
-def sync_directory(path: Path) -> None:
-    """The names in it are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sweep(directory: Path) -> None:
-    """Remove what writers have left unfinished. One that is still at it fails, and tries again."""
-    for path in directory.glob(f"*{_FRESH}"):
-        path.unlink(missing_ok=True)
-
-
 class Draft:
     """A file that is being written. Holds nothing open in between, so it may be dropped anywhere;
     the calls may come from different threads, one after the other."""
 
-    def __init__(self, directory: Path, header: bytes) -> None:
-        """`header`: all of it but its checksum."""
+    def __init__(self, disk: AnyDisk, directory: Path, header: bytes) -> None:
+        """`header`: all of it but its checksum. Raises OSError."""
+        self._disk = disk
         self._directory = directory
-        make_directory(directory)
-        descriptor, name = tempfile.mkstemp(suffix=_FRESH, dir=directory)
-        os.close(descriptor)
-        self._path = Path(name)
+        self._path = disk.create(directory, FRESH)
         self._compress = zlib.compressobj(_LEVEL)
         self._crc = 0
-        self.written = 0
-        """Bytes so far."""
         try:
             self._write(header + CRC.pack(zlib.crc32(header)))
         except OSError:
@@ -95,38 +65,23 @@ class Draft:
         """Let it be seen under its name, to stay; False if the name is taken. Raises OSError."""
         self._write(self._compress.flush())
         self._write(CRC.pack(self._crc))
-        descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        try:
-            os.link(self._path, self._directory / name)
-        except FileExistsError:
-            return False
+            return self._disk.publish(self._path, self._directory / name)
         finally:
             self.discard()
-        sync_directory(self._directory)
-        return True
 
     def discard(self) -> None:
         """It is not wanted any more."""
-        self._path.unlink(missing_ok=True)
+        self._disk.remove(self._path)
 
     def _write(self, data: bytes) -> None:
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "wb") as file:  # not made anew if somebody has swept it away
-            file.write(data)
+        self._disk.append(self._path, data)
         self._crc = zlib.crc32(data, self._crc)
-        self.written += len(data)
 
 
-# --- reading ---------------------------------------------------------------------------------
-
-
-def read_header(path: Path, header: struct.Struct) -> tuple[Any, ...]:
+def read_header(disk: AnyDisk, path: Path, header: struct.Struct) -> tuple[Any, ...]:
     """The fields of a file's header. Raises CorruptArchiveError, FileNotFoundError."""
-    with path.open("rb") as file:
+    with disk.open(path) as file:
         return _header(path, file, header)
 
 
@@ -142,13 +97,13 @@ def _header(path: Path, file: BinaryIO, header: struct.Struct) -> tuple[Any, ...
     return header.unpack(body)
 
 
-def read_items(path: Path, header: struct.Struct, bytes_max: int) -> Iterator[bytes]:
+def read_items(disk: AnyDisk, path: Path, header: struct.Struct, bytes_max: int) -> Iterator[bytes]:
     """The items of a file, none larger than `bytes_max`. Raises CorruptArchiveError.
 
     What is wrong with the file as a whole is said after the last item, if not before.
     """
     try:
-        with path.open("rb") as file:
+        with disk.open(path) as file:
             _header(path, file, header)
             yield from _cut(path, _Body(path, file), bytes_max)
     except OSError as error:
@@ -182,7 +137,7 @@ class _Body:
         self._path = path
         self._file = file
         self._at = file.tell()
-        self._end = os.fstat(file.fileno()).st_size - CRC.size
+        self._end = file.seek(0, io.SEEK_END) - CRC.size
         file.seek(0)
         self._crc = zlib.crc32(file.read(self._at))
 

@@ -1,13 +1,14 @@
 """The archive: what was added comes back, in order, proven; being late damages nothing."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from actors import archive_file
 from actors.archive import Archive, ArchiveGapError, CorruptArchiveError, Kept, Segment
+from actors.disk import Disk
 from actors.journal import Entry
 from engine.codec import START, CorruptRecordError, Position, decode_record, encode_record
 from engine.messages import Claimed, Event, Genesis, Opened, Received
@@ -291,7 +292,7 @@ def test_one_who_is_late_has_nothing_to_add(
 
 
 @pytest.mark.parametrize(
-    ("where", "call"), [(archive_file.Draft, "_write"), (os, "fsync"), (os, "link")]
+    ("where", "call"), [(Disk, "append"), (os, "fsync"), (os, "link"), (tempfile, "mkstemp")]
 )
 def test_a_full_disk_leaves_nothing(
     archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: object, call: str
@@ -301,7 +302,7 @@ def test_a_full_disk_leaves_nothing(
     archive.add(SHARD, entries[:4])
     before = files(tmp_path)
 
-    def fail(*arguments: object) -> None:
+    def fail(*arguments: object, **named: object) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as broken:
@@ -325,17 +326,14 @@ def test_leftovers_are_swept_away(archive: Archive, tmp_path: Path) -> None:
     assert ["0000000000-00000000000000000001.records"] == list(files(tmp_path))
 
 
-def test_a_draft_that_was_swept_away_is_not_published(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_draft_that_was_swept_away_is_not_published(tmp_path: Path) -> None:
     """Whoever sweeps under a living writer makes it fail, not write half a file."""
-    draft = archive_file.Draft(tmp_path, b"header")
-    archive_file.sweep(tmp_path)
+    position, chunks = snapshot(journal(), 9)
+    slow = Archive(tmp_path, None).begin_keep(SHARD, position, 7)
+    Archive(tmp_path, None).begin_keep(SHARD, position, 7).discard()
 
     with pytest.raises(FileNotFoundError):
-        draft.put(b"item")
-    with pytest.raises(FileNotFoundError):
-        draft.publish("name")
+        slow.put(chunks[0])
     assert {} == files(tmp_path)
 
 
@@ -431,7 +429,7 @@ def test_a_kept_snapshot_comes_back(archive: Archive, tmp_path: Path) -> None:
     kept = archive.keep(SHARD, position, 7, chunks)
     archive.keep(SHARD, *_kept_at(entries, 4))
 
-    assert Kept(SHARD, position, 7, kept.path) == kept
+    assert Kept(SHARD, position, 7, kept.path, kept.path.stat().st_size) == kept
     assert [entries[4].position, position] == [each.position for each in archive.snapshots(SHARD)]
     assert chunks == list(Archive(tmp_path, None).chunks(kept))
     reader = SnapshotReader(Shard(SHARD, 4).state, SHARD, position)
