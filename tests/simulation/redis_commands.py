@@ -2,7 +2,8 @@
 
 Refusals come in the servers' words and in their order: unknown or too short, OOM, MISCONF, LOADING,
 and only then what the command itself finds wrong. So an append that is a duplicate *and* finds no
-memory is OOM, and so is one to a stream that is gone. The words are Valkey's where it differs from
+memory is OOM, and so is one to a stream that is gone. A command counts itself as memory, so a large
+one may be OOM where a small one still is not. The words are Valkey's where it differs from
 Redis, which is one word of LOADING.
 
 What no journal asks for is not there: a command that is unknown here gets the reply to unknown
@@ -79,9 +80,8 @@ class Process(Protocol):
     misconf: bool
     node_entries: int
 
-    @property
-    def full(self) -> bool:
-        """Whether commands that need memory are refused."""
+    def has_room(self, size: int) -> bool:
+        """Whether there is memory for a command of so many bytes."""
 
     def key(self, key: bytes) -> Stream | bytes | None:
         """What is stored there."""
@@ -111,7 +111,7 @@ def execute(server: Process, words: list[bytes]) -> bytes:
     count = len(words)
     if count != command.words and (command.words > 0 or count < -command.words):
         return _wrong_number(words[0].decode("latin-1").lower())
-    if command.needs_memory and server.full:
+    if command.needs_memory and not server.has_room(sum(map(len, words))):
         return _FULL
     if command.needs_disk and server.misconf:
         return _MISCONF

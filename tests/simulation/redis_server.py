@@ -88,9 +88,13 @@ class SimulatedServer:
 
     @property
     def full(self) -> bool:
-        """Whether commands that need memory are refused."""
+        """Whether every command that needs memory is refused."""
+        return not self.has_room(0)
+
+    def has_room(self, size: int) -> bool:
+        """Whether a command of `size` bytes is let in: itself it is in memory by then."""
         limit = self.maxmemory
-        return 0 < limit < MEMORY_BASE + self._store.used
+        return limit == 0 or MEMORY_BASE + self._store.used + size <= limit
 
     def session(self) -> "Session":
         """A new connection."""
@@ -157,6 +161,7 @@ class SimulatedServer:
 
     def information(self) -> dict[str, dict[str, str]]:
         """What INFO tells, by section; the real servers tell more."""
+        logging = self.settings["appendonly"] == "yes" and not self.loading
         return {
             "server": {"redis_version": "7.2.4", "run_id": self.run_id},
             "memory": {
@@ -166,7 +171,7 @@ class SimulatedServer:
             },
             "persistence": {
                 "loading": "1" if self.loading else "0",
-                "aof_enabled": "1" if self.settings["appendonly"] == "yes" else "0",
+                "aof_enabled": "1" if logging else "0",
                 "aof_last_write_status": "err" if self.misconf else "ok",
             },
             "replication": {"role": self.role},

@@ -1,138 +1,26 @@
 """Conformance: the simulated Redis answers as Valkey and Redis 7.0 do, byte for byte.
 
-The same bytes go to both. Made equal before they are compared, and nothing else, are: the name of
-the server in LOADING (the simulated one says Valkey), the order of CONFIG GET (by chance in the
-real ones), and what INFO tells besides what a journal reads.
+Command by command, with everything that is refused; `test_redis_lives` has what happens over time.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Final
 
-import hiredis
 import pytest
 
 from actors.redis_wire import pack
 from tests.actors.servers import SERVERS
-from tests.simulation.real_redis import RealServer, RealSession
-from tests.simulation.redis_protocol import parse
-from tests.simulation.redis_server import Session, SimulatedServer
+from tests.simulation.pair import Pair, living
+from tests.simulation.real_redis import RealServer
 
 pytestmark = pytest.mark.redis
 
-NODE_ENTRIES = 4
 LARGEST = 2**64 - 1
 
 
-class Pair:
-    """A real server and a simulated one that live the same life."""
-
-    def __init__(self, real: RealServer) -> None:
-        self.real = real
-        self.simulated = SimulatedServer(maxmemory=64 << 20, node_entries=NODE_ENTRIES)
-        self.connect()
-
-    def connect(self) -> None:
-        """A new connection to each."""
-        self._real: RealSession = self.real.session()
-        self._simulated: Session = self.simulated.session()
-
-    def restart(self) -> None:
-        """Both are killed, with everything acknowledged, and started again."""
-        self.simulated.sync()
-        self.simulated.crash()
-        self.simulated.start()
-        self.real.kill()
-        self.real.start()
-        self.connect()
-
-    def feed(self, *pieces: bytes) -> tuple[list[bytes], list[bytes]]:
-        """The replies of the real and of the simulated server to bytes in pieces."""
-        commands = split_commands(b"".join(pieces))
-        simulated = b"".join(self._simulated.feed(piece) for piece in pieces)
-        for piece in pieces[:-1]:
-            self._real.feed(piece, 0)
-        real = self._real.feed(pieces[-1], len(commands))
-        return comparable(commands, real), comparable(commands, simulated)
-
-    def same(self, *lines: str) -> None:
-        """Assert that both answer these commands, sent at once, in the same way."""
-        commands = [pack(*line.encode().split()) for line in lines]
-        real, simulated = self.feed(b"".join(commands))
-        assert list(zip(lines, real, strict=True)) == list(zip(lines, simulated, strict=True))
-
-
-def split_commands(data: bytes) -> list[list[bytes]]:
-    commands, at = list[list[bytes]](), 0
-    while (found := parse(data, at)) is not None:
-        words, at = found
-        if words:
-            commands.append(words)
-    return commands
-
-
-def comparable(commands: list[list[bytes]], data: bytes) -> list[bytes]:
-    """The replies to those commands one by one, with what may differ made equal."""
-    ends, reader = list[int](), hiredis.Reader(notEnoughData=...)
-    for end in range(1, len(data) + 1):
-        reader.feed(data[end - 1 : end])
-        if reader.gets() is not ...:
-            ends.append(end)
-    replies = [data[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
-    assert len(commands) == len(replies), data
-    return [_plain(words, reply) for words, reply in zip(commands, replies, strict=True)]
-
-
-def _plain(words: list[bytes], reply: bytes) -> bytes:
-    name = words[0].upper()
-    if reply.startswith(b"-LOADING"):
-        return reply.replace(b"Redis", b"Valkey")
-    if name == b"INFO" and reply.startswith(b"$"):
-        return _told(value_of(reply))
-    if name == b"CONFIG" and reply.startswith(b"*"):
-        texts = value_of(reply)
-        pairs = sorted(zip(texts[::2], texts[1::2], strict=True))
-        return b"%d %b" % (len(reply), repr(pairs).encode())
-    return reply
-
-
-INFORMATION: Final = (
-    *(b"role", b"loading", b"maxmemory", b"maxmemory_policy", b"aof_enabled"),
-    b"aof_last_write_status",
-)
-
-
-def _told(information: bytes) -> bytes:
-    """What a journal reads of INFO, or might."""
-    lines = dict(line.split(b":", 1) for line in information.splitlines() if b":" in line)
-    if b"run_id" in lines:
-        assert 40 == len(lines[b"run_id"])
-    if b"used_memory" in lines:
-        assert 500_000 < int(lines[b"used_memory"])
-    return repr({name: lines[name] for name in INFORMATION if name in lines}).encode()
-
-
-def value_of(reply: bytes) -> Any:
-    """A reply as a value."""
-    reader = hiredis.Reader()
-    reader.feed(reply)
-    return reader.gets()
-
-
-@contextmanager
-def living(directory: Path, name: str, **settings: Any) -> Iterator[RealServer]:
-    """A real server, killed in the end."""
-    real = RealServer(directory / name, name, node_entries=NODE_ENTRIES, **settings)
-    try:
-        real.start()
-        yield real
-    finally:
-        real.kill()
-
-
 @pytest.fixture(scope="module", params=SERVERS)
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RealServer]:
     with living(tmp_path_factory.mktemp("conformance"), request.param) as real:
         yield real
 
