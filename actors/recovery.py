@@ -218,7 +218,7 @@ async def recover(
     CorruptSnapshotError, RegressedError, GenesisError or FencedError.
     """
     shard, reader = await _restore_newest(journal, make_shard, progress)
-    cut = None if reader is None else await asyncio.to_thread(shard.digest)
+    cut = None if reader is None else await asyncio.to_thread(reader.digest)
     replay = _Replay(shard, ours, list(floors), reader, cut)
     written = 0
     while not replay.done:
@@ -301,7 +301,7 @@ class _Replay:
         reader: SnapshotReader | None,
         digest: bytes | None,
     ) -> None:
-        """`reader`: has restored `shard`, whose digest is `digest`; or both are None."""
+        """`reader`: has restored `shard` from what has the digest `digest`; or both are None."""
         self._shard = shard
         self._claim = claim
         self._floors = sorted(floors, key=lambda floor: floor.position)

@@ -1,7 +1,7 @@
 """Journal records: how events become bytes that prove themselves.
 
-    version u8 | shard u32 | epoch u64 | sequence u64 | stamp u64 | previous u32
-    | snapshot epoch u64 | snapshot sequence u64 | events (MessagePack array) | checksum u32
+    format u8 | shard u32 | epoch u64 | sequence u64 | stamp u64 | previous u32
+    | snapshot epoch u64 | snapshot sequence u64 | events | checksum u32
 
 `previous` is the checksum of the record before in the same epoch (0 for record `<epoch>-0`, whose
 writer cannot know what came last; record `<epoch>-1` says it in `Opened`). `checksum` is the crc32
@@ -10,6 +10,9 @@ of everything before it. The snapshot pointer names the newest snapshot that the
 shard, is found by whoever reads on: Redis's append-only file has no checksum of its own.
 
 Redis ids are `<epoch>-<sequence>`; those in the record must agree with the stream's.
+
+How events stand in a record is the format's affair (`engine.formats`); all around them is the same
+in every format.
 """
 
 import struct
@@ -19,15 +22,13 @@ from zlib import crc32
 
 import msgspec
 
-from engine import limits
+from engine import formats, limits
+from engine.formats import UndecodableError
 from engine.messages import Event
-
-FORMAT: Final = 1
 
 _HEADER: Final = struct.Struct(">BIQQQIQQ")
 _CHECKSUM: Final = struct.Struct(">I")
 _encode: Final = msgspec.msgpack.Encoder().encode
-_decode: Final = msgspec.msgpack.Decoder(list[Event]).decode
 
 
 encode_event: Final[Callable[[Event], bytes]] = _encode
@@ -59,17 +60,16 @@ class Record(NamedTuple):
     snapshot: Position
     events: list[Event]
     checksum: int
+    format: int = formats.FORMAT
+    """The number that it was written under; its digests mean something only under that."""
 
 
 class CorruptRecordError(Exception):
     """The bytes are not the record that was written: the shard must not be served."""
 
 
-def _array_head(length: int) -> bytes:
-    """How MessagePack begins an array."""
-    if length < 16:
-        return bytes((0x90 | length,))
-    return b"\xdc" + length.to_bytes(2) if length < 1 << 16 else b"\xdd" + length.to_bytes(4)
+class UnknownFormatError(CorruptRecordError):
+    """The record is whole, and of a format that this engine does not read."""
 
 
 def encode_record(
@@ -84,9 +84,10 @@ def encode_record(
 
     Events may come encoded already, one by one (`encode_event`).
     """
-    head = _HEADER.pack(FORMAT, shard, *position, stamp, previous, *snapshot)
+    number = formats.FORMAT
+    head = _HEADER.pack(number, shard, *position, stamp, previous, *snapshot)
     encoded = [each if isinstance(each, bytes) else _encode(each) for each in events]
-    body = b"".join((head, _array_head(len(encoded)), *encoded))
+    body = head + formats.FORMATS[number].pack(encoded)
     checksum = crc32(body)
     return body + _CHECKSUM.pack(checksum), checksum
 
@@ -98,8 +99,9 @@ def decode_record(data: bytes, shard: int, position: Position) -> Record:
     """
     record = skim_record(data, shard, position)
     try:
-        events = _decode(data[_HEADER.size : -_CHECKSUM.size])
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        form = formats.FORMATS[record.format]
+        events = form.events(data[_HEADER.size : -_CHECKSUM.size])
+    except UndecodableError as error:
         where = f"shard {shard}, record {position}"
         raise CorruptRecordError(f"{where}: events do not decode: {error}") from error
     return record._replace(events=events)
@@ -118,12 +120,12 @@ def skim_record(data: bytes, shard: int, position: Position) -> Record:
     checksum, found = checksum_of(data), crc32(memoryview(data)[: -_CHECKSUM.size])
     if found != checksum:
         raise CorruptRecordError(f"{where}: checksum {checksum:08x}, bytes {found:08x}")
-    version, number, epoch, sequence, stamp, previous, *pointer = _HEADER.unpack_from(data)
-    if version != FORMAT:
-        raise CorruptRecordError(f"{where}: format {version}, this engine reads {FORMAT}")
+    form, number, epoch, sequence, stamp, previous, *pointer = _HEADER.unpack_from(data)
     if (number, epoch, sequence) != (shard, *position):
         raise CorruptRecordError(f"{where}: holds record {epoch}-{sequence} of shard {number}")
-    return Record(shard, position, stamp, previous, Position(*pointer), [], checksum)
+    if form not in formats.FORMATS:
+        raise UnknownFormatError(f"{where}: format {form}, this engine reads {formats.readable()}")
+    return Record(shard, position, stamp, previous, Position(*pointer), [], checksum, form)
 
 
 def checksum_of(data: bytes) -> int:

@@ -100,7 +100,14 @@ class Policy(IntEnum):
 
 
 class Message(Struct, array_like=True, gc=False):
-    """Base of all that is written to the wire, the journal or a snapshot."""
+    """Base of all that is written to the wire, the journal or a snapshot.
+
+    A field at the end that the reader does not know is left out.
+    """
+
+
+class Exact(Message, forbid_unknown_fields=True):
+    """Base of what is a part of the state: a field that the reader does not know is an error."""
 
 
 # --- parts of commands -----------------------------------------------------------------------
@@ -123,7 +130,7 @@ class LineMove(Message):
     quantity: Quantity
 
 
-class ChannelPolicy(Message):
+class ChannelPolicy(Exact):
     """What of the stock a channel may sell.
 
     locations: in order of preference; None = every location of the SKU, oldest first.
@@ -378,7 +385,7 @@ Movement = Receive | Adjust | Count | Transfer
 # --- events ----------------------------------------------------------------------------------
 
 
-class Part(Message):
+class Part(Exact):
     """The units of a line that sit at one location."""
 
     location: str
@@ -388,14 +395,14 @@ class Part(Message):
     restocked: int = 0
 
 
-class Draw(Message):
+class Draw(Exact):
     """Units of a line that came out of a pool and go back there unless they are shipped."""
 
     pool: str
     quantity: int
 
 
-class Line(Message):
+class Line(Exact):
     """A line as it was accepted: `parts` add up to its quantity, `draws` to at most that."""
 
     sku: str
@@ -434,7 +441,7 @@ class Extended(Message, tag=5):
     expires_at: int
 
 
-class UnitsMoved(Message):
+class UnitsMoved(Exact):
     """`quantity` units of line number `line` (from 0), at `location`; restocked to `to_location`,
     or moved there."""
 

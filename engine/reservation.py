@@ -25,10 +25,10 @@ import msgspec
 
 from engine.messages import (
     Draw,
+    Exact,
     Line,
     LineRequest,
     LineView,
-    Message,
     Part,
     ReservationView,
     State,
@@ -94,7 +94,7 @@ def outcome(state: State, verb: str) -> State | Status:
     return found
 
 
-class Reservation(Message):
+class Reservation(Exact):
     """As it is remembered. `state` stays the first field: `is_reserved` reads it where it lies."""
 
     state: State

@@ -5,13 +5,16 @@ position of the last acknowledged record, and then taken in slices between later
 or a SKU that is about to change is copied first, so every slice is of the moment of the cut. What
 was already forgotten then is left out.
 
-    chunk:  version u8 | shard u32 | epoch u64 | sequence u64 | number u32 | last u8
+    chunk:  format u8 | shard u32 | epoch u64 | sequence u64 | number u32 | last u8
             | MessagePack [kind, entries] | checksum u32
 
 The first chunk holds the settings, the stamp of the cut, the snapshot before this one, and the
 checksum of the record it was cut at, with which the tail must link. The digest of the whole is
 journaled with the pointer (`SnapshotTaken`) after the last chunk is stored, and is checked by
 whoever replays past it.
+
+A digest is over entries as they were packed. So what an engine of the format before has written is
+summed up as it stands, before it is packed as it is today (`engine.formats`).
 """
 
 import struct
@@ -21,20 +24,20 @@ from zlib import crc32
 
 import msgspec
 
-from engine import limits
+from engine import formats, limits
 from engine.codec import START, Position
 from engine.state import Settings, ShardState, digest_of, hash_entry, pack_sku
 
-FORMAT: Final = 1
 E = TypeVar("E")
 
-_HEADER: Final = struct.Struct(">BIQQIB")
+CHUNK_HEADER: Final = struct.Struct(">BIQQIB")
 _CHECKSUM: Final = struct.Struct(">I")
 _HEAD, _SKUS, _RESERVATIONS, _KEYS = range(4)
 _encode: Final = msgspec.msgpack.Encoder().encode
-_Head = tuple[int, int, Position, Settings]
+_Head = tuple[int, int, Position, msgspec.Raw]
 _decode_kind: Final = msgspec.msgpack.Decoder(tuple[int, msgspec.Raw]).decode
 _decode_head: Final = msgspec.msgpack.Decoder(_Head).decode
+_decode_settings: Final = msgspec.msgpack.Decoder(Settings).decode
 _decode_skus: Final = msgspec.msgpack.Decoder(list[bytes]).decode
 _decode_entries: Final = msgspec.msgpack.Decoder(list[tuple[str, bytes]]).decode
 _FILL_BYTES: Final = limits.SNAPSHOT_CHUNK_BYTES_MAX // 2
@@ -47,9 +50,22 @@ class CorruptSnapshotError(Exception):
     """The chunks are not the snapshot that was written: the shard must not be served."""
 
 
+class UnknownSnapshotFormatError(CorruptSnapshotError):
+    """The chunk is whole, and of a format that this engine does not read."""
+
+
 def chunk_name(position: Position, number: int) -> str:
     """The name under which chunk `number` of the snapshot cut at `position` is stored."""
     return f"{position}:{number}"
+
+
+def encode_chunk(
+    shard: int, position: Position, number: int, last: bool, kind: int, entries: object
+) -> bytes:
+    """Chunk `number` of the snapshot cut at `position`."""
+    head = CHUNK_HEADER.pack(formats.FORMAT, shard, *position, number, last)
+    body = head + _encode((kind, entries))
+    return body + _CHECKSUM.pack(crc32(body))
 
 
 class SnapshotWriter:
@@ -98,10 +114,9 @@ class SnapshotWriter:
         kind, entries = self._ahead
         self._ahead = next(self._slices, None)
         number, last = self.chunks, self._ahead is None
-        head = _HEADER.pack(FORMAT, self._shard, *self.position, number, last)
-        body = head + _encode((kind, entries))
         self.chunks += 1
-        return chunk_name(self.position, number), body + _CHECKSUM.pack(crc32(body))
+        data = encode_chunk(self._shard, self.position, number, last, kind, entries)
+        return chunk_name(self.position, number), data
 
     def _cut(self, checksum: int, previous: Position) -> Iterator[tuple[int, object]]:
         yield _HEAD, (self._now, checksum, previous, self._settings)
@@ -165,7 +180,7 @@ def check_chunk(data: bytes, shard: int, position: Position, number: int) -> boo
     Raises CorruptSnapshotError, saying what is wrong, if it does not prove itself.
     """
     where = f"shard {shard}, snapshot {position}, chunk {number}"
-    if len(data) < _HEADER.size + _CHECKSUM.size:
+    if len(data) < CHUNK_HEADER.size + _CHECKSUM.size:
         raise CorruptSnapshotError(f"{where}: {len(data)} bytes are too few")
     (checksum,), found = (
         _CHECKSUM.unpack(data[-_CHECKSUM.size :]),
@@ -173,12 +188,14 @@ def check_chunk(data: bytes, shard: int, position: Position, number: int) -> boo
     )
     if found != checksum:
         raise CorruptSnapshotError(f"{where}: checksum {checksum:08x}, bytes {found:08x}")
-    version, of, epoch, sequence, there, last = _HEADER.unpack_from(data)
-    if version != FORMAT:
-        raise CorruptSnapshotError(f"{where}: format {version}, this engine reads {FORMAT}")
+    form, of, epoch, sequence, there, last = CHUNK_HEADER.unpack_from(data)
     if (of, (epoch, sequence), there) != (shard, position, number):
         raise CorruptSnapshotError(
             f"{where}: holds chunk {there} of {epoch}-{sequence} of shard {of}"
+        )
+    if form not in formats.FORMATS:
+        raise UnknownSnapshotFormatError(
+            f"{where}: format {form}, this engine reads {formats.readable()}"
         )
     return bool(last)
 
@@ -197,12 +214,20 @@ class SnapshotReader:
         """Of the record that the snapshot was cut at."""
         self.previous = START
         """The snapshot before this one, which is kept as well."""
+        self._total = 0
+        """Of the digest, as far as that is not the state's own."""
+        self.format = 0
+        """The number that it was written under."""
+
+    def digest(self) -> bytes:
+        """Of the complete snapshot, packed as it was written; before the state changes."""
+        return digest_of(self._total) if self._is_older else self._state.digest()
 
     def feed(self, data: bytes) -> None:
         """Take the next chunk. Raises CorruptSnapshotError if it does not prove itself."""
-        kind, raw = self._prove(data)
+        form, kind, raw = self._prove(data)
         try:
-            self._take(kind, raw)
+            self._take(form, kind, raw)
         except (msgspec.MsgspecError, UnicodeDecodeError, struct.error) as error:
             raise CorruptSnapshotError(f"{self._where()}: does not decode: {error}") from error
         self.chunks += 1
@@ -210,31 +235,53 @@ class SnapshotReader:
     def _where(self) -> str:
         return f"shard {self._shard}, snapshot {self.position}, chunk {self.chunks}"
 
-    def _prove(self, data: bytes) -> tuple[int, msgspec.Raw]:
+    def _prove(self, data: bytes) -> tuple[formats.Format, int, msgspec.Raw]:
         last = check_chunk(data, self._shard, self.position, self.chunks)
         if self.complete:
             raise CorruptSnapshotError(f"{self._where()}: after the last one")
+        form = self._form_of(data[0])
         self.complete = last
         try:
-            return _decode_kind(data[_HEADER.size : -_CHECKSUM.size])
+            return form, *_decode_kind(data[CHUNK_HEADER.size : -_CHECKSUM.size])
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise CorruptSnapshotError(f"{self._where()}: does not decode: {error}") from error
 
-    def _take(self, kind: int, raw: msgspec.Raw) -> None:
+    def _form_of(self, number: int) -> formats.Format:
+        """What the format of that number means; all chunks of a snapshot are of one."""
+        if self.format not in (0, number):
+            raise CorruptSnapshotError(
+                f"{self._where()}: format {number}, the chunks before are {self.format}"
+            )
+        self.format = number
+        return formats.FORMATS[number]
+
+    def _take(self, form: formats.Format, kind: int, raw: msgspec.Raw) -> None:
         state = self._state
         if (kind == _HEAD) != (self.chunks == 0):
             raise CorruptSnapshotError(f"{self._where()}: of kind {kind}")
         if kind == _HEAD:
             state.now, self.checksum, self.previous, settings = _decode_head(raw)
-            state.restore_settings(settings)
+            self._count(b"head", "", bytes(settings))
+            state.restore_settings(_decode_settings(form.settings(bytes(settings))))
         elif kind == _SKUS:
             for packed in _decode_skus(raw):
-                state.put_sku(packed)
+                self._count(b"sku", "", packed)
+                state.put_sku(form.sku(packed))
         elif kind == _RESERVATIONS:
             for name, packed in _decode_entries(raw):
-                state.put_reservation(name, packed)
+                self._count(b"reservation", name, packed)
+                state.put_reservation(name, form.reservation(packed))
         elif kind == _KEYS:
             for name, packed in _decode_entries(raw):
-                state.put_key(name, packed)
+                self._count(b"key", name, packed)
+                state.put_key(name, form.key(packed))
         else:
             raise CorruptSnapshotError(f"{self._where()}: of unknown kind {kind}")
+
+    @property
+    def _is_older(self) -> bool:
+        return self.format != formats.FORMAT
+
+    def _count(self, kind: bytes, name: str, packed: bytes) -> None:
+        if self._is_older:
+            self._total += hash_entry(kind, name, packed)

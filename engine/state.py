@@ -35,13 +35,13 @@ from engine.messages import (
     Counted,
     Draw,
     Event,
+    Exact,
     Expired,
     Extended,
     Genesis,
     HandedOff,
     Line,
     LinesMoved,
-    Message,
     Opened,
     Passed,
     Received,
@@ -72,7 +72,7 @@ class InvariantError(Exception):
     """An event would break a rule of the stock machine: a bug. The shard must stop."""
 
 
-class Settings(Message):
+class Settings(Exact):
     """What was settled at genesis and at the last opening, and the channels."""
 
     cluster_id: str

@@ -101,10 +101,10 @@ class Comparison:
 
     def claim(self, grace_us: int) -> None:
         """What every new owner writes, and what it does to state and model."""
-        epoch, sequence = self.position
+        (epoch, sequence), checksum = self.position, self.previous
         self.witness(Position(epoch + 1, 0), Claimed(b"nonce", "host"))
         opened = Opened(
-            *(epoch, sequence, self.previous, self.shard.digest()),
+            *(epoch, sequence, checksum, self.shard.digest()),
             *(self.now, self.now + grace_us),
             *(limits.FINISHED_WINDOW_US, limits.RETURNS_WINDOW_US, limits.KEYS_WINDOW_US),
         )

@@ -9,17 +9,28 @@ from hypothesis import strategies as st
 
 from engine import limits
 from engine.codec import (
-    FORMAT,
     START,
     CorruptRecordError,
     Position,
     Record,
+    UnknownFormatError,
     check_link,
     decode_record,
     encode_event,
     encode_record,
 )
-from engine.messages import Claimed, Committed, Event, Line, Part, Passed, Received, Reserved
+from engine.formats import FORMAT
+from engine.messages import (
+    Claimed,
+    Committed,
+    Event,
+    Line,
+    Part,
+    Passed,
+    Received,
+    Released,
+    Reserved,
+)
 from tests.engine.strategies import messages
 
 SHARD = 3
@@ -104,14 +115,47 @@ def test_a_record_in_the_wrong_place_is_found(shard: int, position: Position) ->
 def test_another_format_is_refused() -> None:
     """A record of a format to come is refused by number, not misread."""
     body = bytes([FORMAT + 1]) + GOLDEN[1:-4]
-    with pytest.raises(CorruptRecordError, match="format 2, this engine reads 1"):
+    with pytest.raises(UnknownFormatError, match="format 2, this engine reads 1"):
         decode_record(body + crc32(body).to_bytes(4), SHARD, HERE)
 
 
 def test_events_of_unknown_kind_are_refused() -> None:
-    """A record that proves itself but holds no events is refused all the same."""
-    body = GOLDEN[:49] + msgspec.msgpack.encode([[99, "cart-1"]])
-    with pytest.raises(CorruptRecordError, match="events do not decode"):
+    """A record that proves itself but holds other events is refused, and it is said which."""
+    body = GOLDEN[:49] + msgspec.msgpack.encode([[99, "cart-1"], [3, "cart-1"], [97]])
+    with pytest.raises(CorruptRecordError, match=r"events of kind \[97, 99\], which only a newer"):
+        decode_record(body + crc32(body).to_bytes(4), SHARD, HERE)
+
+
+@pytest.mark.parametrize("content", [7, [7], [[]], [["x"]], [[[1]]], [[3]], [{1: 2}]])
+def test_what_is_no_events_is_refused(content: object) -> None:
+    """A record that proves itself but holds something else than events is refused all the same."""
+    body = GOLDEN[:49] + msgspec.msgpack.encode(content)
+    with pytest.raises(CorruptRecordError, match="events do not decode: "):
+        decode_record(body + crc32(body).to_bytes(4), SHARD, HERE)
+
+
+def test_a_note_from_later_is_dropped() -> None:
+    """A field at the end of an event that this engine does not know is left out."""
+    body = GOLDEN[:49] + msgspec.msgpack.encode([[3, "cart-1", "by whom"]])
+    [event] = decode_record(body + crc32(body).to_bytes(4), SHARD, HERE).events
+
+    assert Released("cart-1") == event
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        [1, "cart-1", b"", None, 9, [["apple", [["north", 1, 0, 0, 0, 7]]]]],
+        [1, "cart-1", b"", None, 9, [["apple", [], [], 7]]],
+        [1, "cart-1", b"", None, 9, [["apple", [], [["few", 1, 7]]]]],
+        [6, "cart-1", [[0, "north", 1, None, 7]]],
+        [30, "shop", [None, [], True, 0, 7]],
+    ],
+)
+def test_what_is_part_of_the_state_is_exact(event: list[object]) -> None:
+    """A field that this engine does not know, and would have to remember, is not left out."""
+    body = GOLDEN[:49] + msgspec.msgpack.encode([event])
+    with pytest.raises(CorruptRecordError, match="at most length"):
         decode_record(body + crc32(body).to_bytes(4), SHARD, HERE)
 
 
