@@ -5,11 +5,12 @@ whole ledger; a line's draws are one pool name per unit. Nothing is packed, inde
 slices, so this page is the definition that the fast engine is compared with, step by step. Where
 the rules leave a choice, this is the choice.
 
-Time. Overdue is `now >= expires_at`; every overdue reservation expires when a batch begins.
-Forgotten is `now >= finished + window`. A reservation is finished when it is released, expired or
-has no allocated unit left; it stays for the returns window if any unit was shipped, else for the
-finished window. Restocking does not prolong. A deadline before the end of the grace, the longest
-since the shard was first opened, counts as that while the reservation is held.
+Time. Overdue is `now >= expires_at`; every overdue reservation expires when a batch begins, the
+earliest first, by name where deadlines are equal. Forgotten is `now >= finished + window`. A
+reservation is finished when it is released, expired or has no allocated unit left; it stays for the
+returns window if any unit was shipped, else for the finished window. Restocking does not prolong. A
+deadline before the end of the grace, the longest since the shard was first opened, counts as that
+while the reservation is held.
 
 Order of checks. For a reservation: is it known within the scope; was the key used, and for this
 very request; does its state allow the command; are there such units; is there room; is it there.
@@ -38,8 +39,8 @@ it is sourced anew without named locations; it is a reserve that is due at once,
 "Everything" of nothing, and an extension to no later, is a replay.
 
 Versions. A SKU's version counts the events that change its numbers, and the notices that a location
-is in another shortfall than before, given after each command and after a sweep; not extensions. The
-physical version counts those of them in which some on_hand became another.
+is in another shortfall than before, given after each command and after each expiry; not extensions.
+The physical version counts those of them in which some on_hand became another.
 
 Stock. On_hand never falls below 0: what would take it there is a physical shortfall. A location is
 in shortfall by as much as its available is negative. Locations and pools once named are listed for
@@ -146,10 +147,21 @@ class Model(StockModel):
 
     def begin(self, now: int) -> None:
         self.now = now
-        for reservation in self.reservations.values():
-            if reservation.state == State.RESERVED and now >= self.deadline(reservation):
-                self.end(reservation, State.EXPIRED)
-        self.notice()
+        for name in self.overdue():
+            self.end(self.reservations[name], State.EXPIRED)
+            self.notice()
+        self.forget()
+
+    def overdue(self) -> list[str]:
+        held = [
+            (self.deadline(reservation), name)
+            for name, reservation in self.reservations.items()
+            if reservation.state == State.RESERVED
+        ]
+        return [name for deadline, name in sorted(held) if self.now >= deadline]
+
+    def forget(self) -> None:
+        now = self.now
         self.reservations = {
             name: reservation
             for name, reservation in self.reservations.items()

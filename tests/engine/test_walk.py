@@ -7,6 +7,8 @@ from random import Random
 
 import pytest
 
+from engine import limits
+from engine.messages import Command, Count, LineRequest, Receive, Reserve
 from tests.engine.comparison import Comparison
 from tests.engine.traffic import Traffic
 
@@ -33,3 +35,20 @@ def test_engine_and_model_agree_on_a_walk(seed: int) -> None:
             case _:
                 comparison.do(traffic.command(comparison.model))
         comparison.check()
+
+
+def test_they_agree_on_holds_that_expire_together_where_units_are_owed() -> None:
+    """Each expiry is told of with the shortfall that it leaves, the earliest first."""
+    comparison = Comparison()
+    commands: list[Command] = [
+        Receive("apple", "north", 5),
+        Reserve("cart-1", [LineRequest("apple", 1)], None, 7),
+        Reserve("cart-0", [LineRequest("apple", 3)], None, 6),
+        Count("apple", "north", 2),
+    ]
+    for command in commands:
+        comparison.do(command)
+    comparison.close()
+    comparison.now += 8 * limits.SECOND_US
+    comparison.begin()
+    comparison.check()
