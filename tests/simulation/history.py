@@ -72,3 +72,5 @@ class History:
     """Shard → why it refuses to serve; the others are served at the end."""
     lossy: bool = False
     """The server has gone back in time, or came back empty, at some moment."""
+    damaged: set[int] = field(default_factory=set)
+    """Shards of which the world has spoilt a record, a chunk or a mark: they may stop."""

@@ -1,0 +1,298 @@
+"""The judge of a simulated world: was everything that it answered true, and is all of it there?
+
+`judge` reads a `History` and returns what was wrong, in one sentence each; nothing means green. The
+rules are the naive model's (`tests.engine.model`), not the engine's, which may have bugs: of the
+engine only the vocabulary, the decoding of a record and the placement of SKUs are used. What must
+hold:
+
+- *The journal.* Every record proves itself and follows the one before; an epoch has one writer, and
+  none writes after a newer claim. Replayed on the model, every event is the doing of a command that
+  was asked for, or was due at its stamp; none has an effect that its caller was told it has not.
+- *Answers.* Whatever an answer says was right at the record it rests on, and that record was
+  durable before the answer left. Who asks after a record was durable is answered from there on.
+- *Clients.* What a call was told, some host gave to it; what gateways say of their own accord (that
+  an id is known nowhere, or twice) was so at some moment of the call.
+- *Sums.* What is on hand is what the movements add up to, and audits find no more and no less.
+- *The end.* Each shard is served, in the state that its journal tells, or has stopped for a reason
+  that the world has given it.
+
+Where the server has lost what was durable, a shard may stop, and what it answered may be gone with
+it; a shard that is served must have everything all the same.
+"""
+
+from bisect import bisect_left
+from collections import defaultdict
+from itertools import accumulate
+from typing import Final
+
+from engine.codec import START, Position
+from engine.messages import (
+    Answer,
+    Audit,
+    AuditView,
+    Find,
+    GetChannel,
+    GetStatistics,
+    Homes,
+    Status,
+)
+from engine.shard import Shard
+from tests.simulation.calls import NOTHING_DONE, Call, Calls, equal, spellings
+from tests.simulation.history import Given, History
+from tests.simulation.replay import Replay
+
+WITHOUT_HEAD: Final = NOTHING_DONE | {Status.OUTCOME_UNKNOWN, Status.AMBIGUOUS_RESERVATION}
+"""What a host may answer without having looked at a record."""
+BESIDE: Final = (Find, Audit, GetStatistics)
+"""Commands whose answers are judged by what they say, not by the record they rest on."""
+EDGES: Final = WITHOUT_HEAD
+"""What a gateway or a client library may answer by itself."""
+
+
+def judge(history: History) -> list[str]:
+    """What was wrong, one sentence each."""
+    return Judge(history).judge()
+
+
+class Judge:
+    """One history, while it is judged."""
+
+    def __init__(self, history: History) -> None:
+        self.history = history
+        self.violations: list[str] = []
+        self.calls = Calls(history)
+        shards = range(history.shards)
+        self.stored_at: list[dict[Position, int]] = [{} for _ in shards]
+        """Per shard: since when each record of the lineage has been durable, for the last time."""
+        self.first_stored_at: list[dict[Position, int]] = [{} for _ in shards]
+        self.given: list[dict[Position, list[Given]]] = [defaultdict(list) for _ in shards]
+        self.audits: list[dict[Position, list[Given]]] = [defaultdict(list) for _ in shards]
+        self.replays: list[Replay] = []
+
+    def judge(self) -> list[str]:
+        self._check_stored()
+        for given in self.history.given:
+            self._sort(given)
+        for shard in range(self.history.shards):
+            replay = Replay(
+                shard,
+                self.history,
+                self.calls,
+                self.given[shard],
+                self.audits[shard],
+                self.stored_at[shard],
+            )
+            replay.run()
+            self.replays.append(replay)
+            if not self._may_lack(shard):
+                self.violations += replay.violations
+        self._check_order()
+        self._check_clients()
+        self._check_ends()
+        return self.violations
+
+    def _may_lack(self, shard: int) -> bool:
+        """Whether the shard has stopped for a reason, and so may lack what it has answered."""
+        history = self.history
+        return shard in history.stopped and (history.lossy or shard in history.damaged)
+
+    # --- the journal ---
+
+    def _check_stored(self) -> None:
+        """Nothing is written after a newer claim, and what was durable stays."""
+        history = self.history
+        lineages = [dict(history.lineage.get(shard, ())) for shard in range(history.shards)]
+        seen: set[tuple[int, Position]] = set()
+        for stored in history.stored:
+            shard, position = stored.shard, stored.position
+            where = f"shard {shard}: record {position}"
+            if lineages[shard].get(position) == stored.record:
+                self.stored_at[shard][position] = stored.at
+                self.first_stored_at[shard].setdefault(position, stored.at)
+            elif not history.lossy and shard not in history.damaged:
+                self.violations.append(f"{where} was durable, and is not in the journal")
+            if (shard, position) in seen and not history.lossy:
+                self.violations.append(f"{where} was stored twice")
+            seen.add((shard, position))
+        for shard, lineage in enumerate(lineages):
+            self._check_writers(shard, list(lineage))
+
+    def _check_writers(self, shard: int, lineage: list[Position]) -> None:
+        before, since = START, 0
+        for position in lineage:
+            at = self.stored_at[shard].get(position)
+            if at is None:
+                if shard not in self.history.damaged:
+                    self.violations.append(
+                        f"shard {shard}: record {position} is in the journal and was never stored"
+                    )
+                continue
+            if at < since:
+                self.violations.append(
+                    f"shard {shard}: record {position} was stored before {before}, behind which"
+                    " it stands"
+                )
+            before, since = position, at
+
+    # --- answers ---
+
+    def _sort(self, given: Given) -> None:
+        """Put an answer to the record that it rests on, and check that it may rest on it."""
+        command, answer, head = given.command, given.answer, given.head
+        if isinstance(command, BESIDE):
+            if isinstance(answer.body, AuditView):
+                view = answer.body
+                self.audits[view.shard][Position(view.epoch, view.sequence)].append(given)
+            return
+        said = f"{given.host} answered {command} with {answer}"
+        if head is None:
+            if answer.status not in WITHOUT_HEAD:
+                self.violations.append(f"{said}, which rests on no record")
+            return
+        position = Position(head.epoch, head.sequence)
+        at = self.first_stored_at[head.shard].get(position)
+        if at is not None and at <= given.at:
+            self.given[head.shard][position].append(given)
+        elif self._may_lack(head.shard):
+            return
+        elif at is None:
+            self.violations.append(f"shard {head.shard}: {said} upon {position}, which is missing")
+        else:
+            self.violations.append(
+                f"shard {head.shard}: {said} at {given.at}, upon {position}, durable only at {at}"
+            )
+
+    def _check_order(self) -> None:
+        """Who asks after a record was durable is answered upon that one or a later one, and by
+        whoever has claimed the epoch."""
+        times = [list(stored.values()) for stored in self.stored_at]
+        newest = [list(accumulate(stored, max)) for stored in self.stored_at]
+        for given in self.history.given:
+            head = given.head
+            if head is None or isinstance(given.command, BESIDE):
+                continue
+            shard, position = head.shard, Position(head.epoch, head.sequence)
+            if self._may_lack(shard):
+                continue
+            index = bisect_left(times[shard], given.arrived)
+            if index and newest[shard][index - 1] > position:
+                self.violations.append(
+                    f"shard {shard}: {given.host} answered {given.command}, which reached it at"
+                    f" {given.arrived}, upon {position}; by then {newest[shard][index - 1]} stood"
+                )
+            claimant = self.replays[shard].hosts.get(head.epoch, given.host)
+            if claimant != given.host:
+                self.violations.append(
+                    f"shard {shard}: {given.host} answered {given.command} upon {position}, but"
+                    f" {claimant} had claimed that epoch"
+                )
+
+    # --- clients ---
+
+    def _check_clients(self) -> None:
+        given: dict[bytes, list[Given]] = defaultdict(list)
+        for each in self.history.given:
+            if each.head is not None or isinstance(each.command, BESIDE):
+                for spelling in spellings(each.command):
+                    given[spelling].append(each)
+        for call in self.calls.by_number.values():
+            if call.told is not None:
+                self._check_told(call, call.told.answer, given)
+        for each in self.history.given:
+            if isinstance(each.command, Find) and isinstance(each.answer.body, Homes):
+                self._check_homes(each)
+
+    def _check_told(self, call: Call, answer: Answer, given: dict[bytes, list[Given]]) -> None:
+        """Some host gave this answer to this call, or the edge may have said so by itself."""
+        asked, told = call.asked, call.told
+        assert told is not None
+        if told.at < asked.at:
+            self.violations.append(f"{call} was told at {told.at} what it asked at {asked.at}")
+        if answer.status in EDGES and answer.status is not Status.AMBIGUOUS_RESERVATION:
+            return
+        for each in given.get(equal(asked.command), ()):
+            if asked.at <= each.arrived and each.at <= told.at and each.answer == answer:
+                return
+        if not self._may_be_said_by_an_edge(call, answer):
+            self.violations.append(
+                f"{call} asked {asked.command} and was told {answer}, which no host gave to it"
+            )
+
+    def _may_be_said_by_an_edge(self, call: Call, answer: Answer) -> bool:
+        """Whether a search over all shards, or the scope of a key, can have ended like that."""
+        command, told = call.asked.command, call.told
+        assert told is not None
+        if isinstance(command, GetStatistics):
+            return True
+        if isinstance(command, GetChannel):
+            return answer.status is Status.UNKNOWN_CHANNEL
+        name = getattr(command, "reservation_id", None)
+        if name is None:
+            return False
+        scope = getattr(command, "scope", None)
+        known = [
+            replay.knew(name, scope, call.asked.at, told.at)
+            for replay in self.replays
+            if not self._may_lack(replay.shard)
+        ]
+        if isinstance(command, Find):
+            return self._is_found(answer, known)
+        if answer.status is Status.AMBIGUOUS_RESERVATION:
+            return sum(True in each for each in known) > 1
+        return answer.status is Status.UNKNOWN_RESERVATION and all(False in each for each in known)
+
+    @staticmethod
+    def _is_found(answer: Answer, known: list[set[bool]]) -> bool:
+        body = answer.body
+        if not isinstance(body, Homes) or len(known) <= max(body.asked, default=-1):
+            return isinstance(body, Homes)
+        return all((shard in body.shards) in known[shard] for shard in body.asked)
+
+    def _check_homes(self, given: Given) -> None:
+        """What a host says of where a reservation is."""
+        command, body = given.command, given.answer.body
+        assert isinstance(command, Find)
+        assert isinstance(body, Homes)
+        for shard in body.asked:
+            if self._may_lack(shard):
+                continue
+            known = self.replays[shard].knew(
+                command.reservation_id, command.scope, given.arrived, given.at
+            )
+            if (shard in body.shards) not in known:
+                self.violations.append(
+                    f"shard {shard}: {given.host} answered {command} with {body}, wrongly"
+                )
+
+    # --- the end ---
+
+    def _check_ends(self) -> None:
+        history = self.history
+        for shard in range(history.shards):
+            if shard in history.stopped:
+                if not self._may_lack(shard):
+                    self.violations.append(
+                        f"shard {shard} has stopped without a reason: {history.stopped[shard]}"
+                    )
+            elif shard not in history.digests:
+                self.violations.append(f"shard {shard} is not served in the end")
+            elif not self.replays[shard].violations:
+                self._check_digest(shard, history.digests[shard])
+
+    def _check_digest(self, shard: int, living: bytes) -> None:
+        """The living state is what its own journal makes: the one rule that asks the engine."""
+        replay = self.replays[shard]
+        engine = Shard(shard, self.history.shards)
+        for record in replay.records:
+            engine.replay(record.stamp, record.events)
+        found = engine.digest()
+        for moment in replay.ends_of_windows():
+            if found == living:
+                return
+            engine.state.now = max(engine.state.now, moment)
+            found = engine.digest()
+        if found != living:
+            self.violations.append(
+                f"shard {shard} is served with digest {living.hex()}, its journal makes"
+                f" {found.hex()}"
+            )
