@@ -12,7 +12,8 @@ What a host itself is unsure of is tried DOUBTS_MAX times more and then passed o
 which a shard breaks must not break it for as long as the deadline lasts.
 
 A shard that has stopped, as the map says, is waited for by nobody: its commands are refused at once
-with SHARD_STOPPED, until a later map has an owner for it or no longer says so.
+with SHARD_STOPPED, until a later map has an owner for it or no longer says so. If it is only said
+to be a reservation's home, the others are asked first.
 
 Batches form by themselves: what comes in one turn of the event loop leaves in one frame per shard,
 and while a shard has FLIGHTS_PER_SHARD_MAX frames, what comes gathers for the next. No linger
@@ -86,7 +87,9 @@ ABOUT_RESERVATION: Final = (
 )
 _SHED_LAST: Final = frozenset({Commit, Release, Extend, Ship, Cancel})
 _STUCK: Final = frozenset({Status.MOVED, Status.NOT_DONE, Status.OUTCOME_UNKNOWN})
-_COMES_BACK: Final = _STUCK | {Status.UNKNOWN_RESERVATION}
+_NOT_HERE: Final = frozenset({Status.UNKNOWN_RESERVATION, Status.SHARD_STOPPED})
+"""What a wrong home may answer."""
+_COMES_BACK: Final = _STUCK | _NOT_HERE
 """Statuses that are perhaps not the last word."""
 _NOT_APPLIED: Final = frozenset({Status.OVERLOADED, Status.MEMORY_FULL, Status.SHARD_STOPPED})
 """What a host says of one sending; of a command that was sent before it proves nothing."""
@@ -316,7 +319,10 @@ class Router:
         """Send what may leave; refuse what has nowhere to go."""
         if lane.stopped:
             for ticket in lane.clear():
-                self._give_up(ticket, Status.SHARD_STOPPED)
+                if ticket.hinted:
+                    self._search(ticket)
+                else:
+                    self._give_up(ticket, Status.SHARD_STOPPED)
             return
         link = self._links.get(lane.address) if lane.address is not None else None
         while link is not None and link.up and (flight := lane.take(now)) is not None:
@@ -421,7 +427,7 @@ class Router:
 
     def _comes_back(self, lane: Lane, ticket: Ticket, answer: Answer) -> bool:
         """Whether this answer is not the last word; a search takes its ticket along."""
-        if answer.status is Status.UNKNOWN_RESERVATION:
+        if answer.status in _NOT_HERE:
             if not ticket.hinted:
                 return False
             ticket.flight = None
@@ -509,7 +515,9 @@ class Router:
         if verdict is Verdict.UNKNOWN:
             self._search_again(ticket)
         elif verdict is Verdict.STOPPED:
-            self._give_up(ticket)
+            home = getattr(ticket.command, "home", UNKNOWN_HOME)
+            named = home != UNKNOWN_HOME and self._lanes[home].stopped
+            self._give_up(ticket, Status.SHARD_STOPPED if named else Status.NOT_DONE)
         elif isinstance(ticket.command, Find):
             found = Homes(sorted(search.homes), sorted(search.asked))
             self._finish(ticket, Answer(Status.OK, found))

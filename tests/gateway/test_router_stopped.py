@@ -68,7 +68,7 @@ async def test_a_stopped_shard_is_refused_at_once(
     assert [*[Status.OK] * 3, Status.SHARD_STOPPED] == [
         audits[shard].status for shard in range(SHARDS)
     ]
-    assert [1] == hosts[1].frames
+    assert [1, 1] == hosts[1].frames, "an audit, and whether it knows what shard 3 may not"
     statistics = without_3.statistics()
     assert (0, 0, 0) == (statistics.resends, statistics.waiting, statistics.in_flight)
 
@@ -85,6 +85,31 @@ async def test_a_search_beside_a_stopped_shard_ends(
         assert Status.NOT_DONE is (await without_3.ask(command, PATIENT_MS)).status
     assert not [each for each in hosts[0].executed if getattr(each, "bury", False)]
     assert 4 == without_3.statistics().searches
+
+
+async def test_a_wrong_hint_at_a_stopped_shard(without_3: Router, hosts: tuple[Host, Host]) -> None:
+    """A shard that is only said to be the home does not hide a reservation that lives elsewhere."""
+    hosts[0].store.execute(1, reserve("here", sku_at(1)))
+    found = (await without_3.ask(Commit("here", home=3), PATIENT_MS)).body
+    assert isinstance(found, ReservationView)
+    assert (1, State.COMMITTED) == (found.home, found.state)
+
+
+async def test_a_wrong_hint_at_a_shard_that_stops(router: Router, hosts: tuple[Host, Host]) -> None:
+    """The host says so before the map does: the others are asked; what nobody has is refused as
+    soon as the map says that nobody can know."""
+    hosts[0].store.execute(1, reserve("here", sku_at(1)))
+    hosts[1].owned = {2}
+
+    def stopped(command: object) -> Answer | None:
+        return Answer(Status.SHARD_STOPPED) if getattr(command, "home", 0) == 3 else None
+
+    hosts[1].replaced = stopped
+    assert Status.OK is (await router.ask(Commit("here", home=3), PATIENT_MS)).status
+    lost = asyncio.ensure_future(router.ask(Commit("lost", home=3), PATIENT_MS))
+    await until(lambda: router.statistics().searches > 2)
+    router.update_map(2, map_of(*hosts), {3})
+    assert Status.SHARD_STOPPED is (await lost).status
 
 
 async def test_a_search_where_every_shard_has_stopped_ends(router: Router) -> None:
