@@ -13,6 +13,10 @@ One engine at a time: the lock is the kernel's, so it ends with its holder, howe
 a killed holder leaves running is ended before anything new is started, and only if it is that very
 process still: its id, its start and its program agree with what was written down on this boot of
 the machine (`actors.process`).
+
+The directory with the sockets is locked as well, and says whose it is. Those of engines that were
+killed and whose data directory nobody has used since are removed by whoever comes next, if nothing
+of them runs any more.
 """
 
 import asyncio
@@ -29,6 +33,10 @@ import structlog
 from actors.process import Identity, identify, is_alive, terminate
 
 GONE_SECONDS: Final = 10.0
+_ENGINE: Final = "engine"
+"""In a directory for sockets: locked by its engine, whose data directory it names."""
+_PREFIX: Final = "onhand-"
+_PATH_BYTES_MAX: Final = 4_096
 _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 _log = structlog.get_logger(__name__)
 
@@ -50,6 +58,7 @@ class DataDirectory:
         self._processes = self.path / "processes"
         self._run = self.path / "run"
         self._lock: int | None = None
+        self._run_lock: int | None = None
 
     def lock(self) -> None:
         """Use it alone until `unlock`. Raises DataDirectoryError, naming who is in the way."""
@@ -107,18 +116,52 @@ class DataDirectory:
         for record in self._processes.iterdir():
             record.unlink()
         self._remove_run_dir()
+        remove_dead_run_dirs()
         return leftovers
 
     def make_run_dir(self) -> Path:
         """A new directory for this run's sockets, which only this user can enter."""
-        path = Path(tempfile.mkdtemp(prefix="onhand-"))
+        path = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        self._run_lock = os.open(path / _ENGINE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._run_lock, fcntl.LOCK_EX)
+        os.write(self._run_lock, os.fsencode(self.path))  # before it is locked it says nothing
         self._run.symlink_to(path)
         return path
 
     def _remove_run_dir(self) -> None:
+        if self._run_lock is not None:
+            os.close(self._run_lock)
+            self._run_lock = None
         if self._run.is_symlink():
             shutil.rmtree(self._run.readlink(), ignore_errors=True)
             self._run.unlink()
+
+
+def remove_dead_run_dirs() -> None:
+    """Remove this user's directories for sockets of engines of which nothing runs any more."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        try:
+            engine = os.open(path / _ENGINE, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            continue  # not such a directory, another user's, or gone by now
+        try:
+            fcntl.flock(engine, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.lstat().st_uid == os.getuid() and _is_dead(os.read(engine, _PATH_BYTES_MAX)):
+                shutil.rmtree(path, ignore_errors=True)
+        except (BlockingIOError, FileNotFoundError):
+            continue  # its engine runs; or somebody else removes it
+        finally:
+            os.close(engine)
+
+
+def _is_dead(data_dir: bytes) -> bool:
+    """Whether nothing is left of the engine that was killed on this data directory."""
+    if not data_dir:
+        return False
+    try:
+        return not DataDirectory(Path(os.fsdecode(data_dir))).remembered()
+    except FileNotFoundError:
+        return True
 
 
 async def end(processes: list[Identity]) -> None:

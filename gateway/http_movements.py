@@ -13,6 +13,10 @@ So on each shard where a request has applied anything its key is bound to all th
 another request under that key is refused whole. If it spans shards, all of them are asked first, by
 movements that cannot be applied. What remains: two requests under one key without a shard in
 common, or at the same moment, may both be applied, each of them once.
+
+That remains on purpose. To refuse such a request, every key would have to be journaled first on a
+shard that it names: one more append, and one more wait for the disk, for almost every request, to
+find a mistake of the caller which doubles nothing.
 """
 
 import asyncio

@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import msgspec
@@ -69,6 +71,39 @@ async def test_what_a_killed_engine_left_is_ended(tmp_path: Path) -> None:
     after.unlock()
 
 
+async def test_what_others_have_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sockets of an engine that was killed go when any other starts; those of one that runs stay,
+    also if that is only a process that a killed one has left behind."""
+    place = tmp_path / "sockets"
+    place.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    alive, killed, orphan = [DataDirectory(tmp_path / name) for name in ("a", "b", "c")]
+    process, identity = await sleeper()
+    for each in (alive, killed, orphan):
+        each.lock()
+        each.make_run_dir()
+    orphan.remember(identity)
+    _let_go(killed)
+    _let_go(orphan)
+    begun, foreign = place / "onhand-begun", place / "onhand-foreign"
+    begun.mkdir()
+    (begun / "engine").touch()
+    foreign.mkdir()
+    kept = [begun, foreign, *((tmp_path / name / "run").readlink() for name in ("a", "c"))]
+
+    fresh = DataDirectory(tmp_path / "d")
+    fresh.lock()
+    await fresh.end_leftovers()
+    assert set(kept) == set(place.iterdir())
+    process.kill()
+    await process.wait()
+    shutil.rmtree(tmp_path / "c")
+    await fresh.end_leftovers()
+    assert set(kept[:3]) == set(place.iterdir())
+    alive.unlock()
+    fresh.unlock()
+
+
 async def test_who_came_by_the_same_id_is_left_alone(tmp_path: Path) -> None:
     """A process id that was reused, or that was written down before a reboot, names nobody."""
     process, identity = await sleeper()
@@ -113,3 +148,5 @@ def _let_go(directory: DataDirectory) -> None:
     """What the kernel does for an engine that is killed: the lock goes, all else stays."""
     assert directory._lock is not None
     os.close(directory._lock)
+    if directory._run_lock is not None:
+        os.close(directory._run_lock)
