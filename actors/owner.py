@@ -28,7 +28,7 @@ from actors.inbox import Inbox, Portion, Waiter
 from actors.journal import Journal, JournalError
 from actors.marks import CorruptMarkError, Marks
 from actors.pending import NOT_DONE, OUTCOME_UNKNOWN
-from actors.recovery import Floor, GenesisError, claim, opened, recover
+from actors.recovery import ClaimLostError, Floor, GenesisError, claim, opened, recover
 from actors.snapshotter import Snapshotter
 from engine import limits
 from engine.codec import START, CorruptRecordError, Position, encode_event
@@ -48,7 +48,7 @@ class Phase(Enum):
     FAILED = "failed"
     """The journal does not prove itself: the shard refuses to serve."""
     BROKEN = "broken"
-    """A bug: the shard may be recovered anew."""
+    """A bug, or the claim was lost again: the shard may be recovered anew."""
     RELEASED = "released"
 
 
@@ -222,8 +222,11 @@ class Owner:
             self._end(Phase.FENCED, str(error))
         except _UNTRUSTED as error:
             reason = f"{type(error).__name__.removesuffix('Error')}: {error}"
-            fenced = self.phase is Phase.RECOVERING and await self._is_superseded()
-            self._end(Phase.FENCED if fenced else Phase.FAILED, reason)
+            if self.phase is Phase.RECOVERING and await self._is_superseded():
+                self._end(Phase.FENCED, reason)
+            else:
+                lost = isinstance(error, ClaimLostError)
+                self._end(Phase.BROKEN if lost else Phase.FAILED, reason)
         except asyncio.CancelledError:
             self._end(Phase.RELEASED, "cancelled")
             raise

@@ -47,6 +47,10 @@ class GenesisError(Exception):
     """The journal is of another installation, or of one with another number of shards."""
 
 
+class ClaimLostError(RegressedError):
+    """The journal has lost our claim before anything rested on it: it may be made again."""
+
+
 class Floor(NamedTuple):
     """A record that was acknowledged: the journal must reach it. `checksum` None = not known."""
 
@@ -215,7 +219,7 @@ async def recover(
     """The shard as of the last record before `ours`, our claim.
 
     `progress` is told the number of records and chunks read so far. Raises CorruptRecordError,
-    CorruptSnapshotError, RegressedError, GenesisError or FencedError.
+    CorruptSnapshotError, RegressedError, ClaimLostError, GenesisError or FencedError.
     """
     shard, reader = await _restore_newest(journal, make_shard, progress)
     cut = None if reader is None else await asyncio.to_thread(reader.digest)
@@ -224,7 +228,7 @@ async def recover(
     while not replay.done:
         page = await _read(journal, shard.number, replay.position, _PAGE)
         if not page:
-            raise RegressedError(f"shard {shard.number}: our claim {ours.position} is gone")
+            raise ClaimLostError(f"shard {shard.number}: our claim {ours.position} is gone")
         for entry in page:
             if not replay.done:
                 replay.take(decode_record(entry.record, shard.number, entry.position))

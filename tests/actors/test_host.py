@@ -254,6 +254,55 @@ async def test_a_frozen_host_wakes_up(trial: Trial) -> None:
     await other.host.stop()
 
 
+# --- a claim that is lost ---------------------------------------------------------------------
+
+
+def lose_claims(host: Tenure, trial: Trial, times: int) -> None:
+    """The server goes back in time, to before the claim, as often as somebody recovers."""
+    left = [times]
+
+    def lose(name: str) -> None:
+        entries = trial.store.entries(0)
+        if name == "read" and entries and entries[-1].position.sequence == 0 and left[0]:
+            left[0] -= 1
+            trial.store.forget(0, entries[-1].position)
+            trial.store.restart()
+
+    host.journal.before = lose
+
+
+@timeless
+async def test_a_claim_that_is_lost(trial: Trial) -> None:
+    """Nothing rested on it yet: it is made again, and who waits meanwhile is sent round."""
+    async with tenure(trial, 0) as host:
+        await host.ask(receive(1, SKUS[0]))
+    host = Tenure(trial, name="next")
+    lose_claims(host, trial, 3)
+    host.host.assign(0, None)
+    asked = host.send(receive(1, SKUS[0]), deadline_ms=60_000)
+    await eventually(lambda: bool(host.host.status().owned))
+
+    assert {0: 2} == host.host.status().owned
+    assert [Status.MOVED] == [each.status for each in asked[0].answers]
+    assert [Status.OK] == await host.statuses(receive(1, SKUS[0]))
+    assert trial.lived() == host.owner(0).shard.digest()
+    await host.host.stop()
+
+
+@timeless
+async def test_a_claim_that_is_lost_for_ever(trial: Trial) -> None:
+    """A server that keeps nothing is not claimed from for ever."""
+    async with tenure(trial, 0) as host:
+        await host.ask(receive(1, SKUS[0]))
+    host = Tenure(trial, name="next")
+    lose_claims(host, trial, 100)
+    host.host.assign(0, None)
+    await eventually(lambda: bool(host.host.status().failed))
+
+    assert "ClaimLost: shard 0: our claim 2-0 is gone" == host.host.status().failed[0]
+    await host.host.stop()
+
+
 # --- bugs ------------------------------------------------------------------------------------
 
 

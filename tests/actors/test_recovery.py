@@ -404,7 +404,8 @@ async def test_a_claim_that_was_overtaken(trial: Trial) -> None:
 
 @timeless
 async def test_a_claim_that_is_lost(trial: Trial) -> None:
-    """Acknowledged, and gone before the journal was read to its end: nobody serves on that."""
+    """Acknowledged, and gone before the journal was read to its end: nobody serves on that, but it
+    may be claimed again."""
     await trial.live(3)
     journal = trial.journal()
 
@@ -415,7 +416,10 @@ async def test_a_claim_that_is_lost(trial: Trial) -> None:
 
     journal.before = forget
 
-    assert "our claim 2-0 is gone" in await trial.refused(journal)
+    life = trial.begin(journal)
+    assert Phase.BROKEN is await life.ended()
+    assert "our claim 2-0 is gone" in life.owner.reason
+    assert Status.MOVED is life.send(receive(1)).status
 
 
 @timeless
