@@ -97,11 +97,11 @@ class Shard:
             self._await_deadline(name)
         events = self._batch.events
         while soon and soon[0][0] <= state.now and len(events) < limits.SWEEP_PER_BATCH_MAX:
-            _, name = heapq.heappop(soon)
+            awaited, name = heapq.heappop(soon)
             packed = state.reservations.get(name)
             if packed is None or not holds.is_reserved(packed):
                 continue
-            if state.deadline(holds.unpack(packed)) <= state.now:
+            if state.deadline(holds.unpack(packed)) <= awaited:
                 self._batch.do(Expired(name))
             else:
                 self._await_deadline(name)

@@ -204,6 +204,16 @@ def test_extending_never_shortens() -> None:
     assert [Expired("cart")] == shop.wait(300)
 
 
+def test_what_is_overdue_expires_earliest_first() -> None:
+    """A hold that was extended waits for its turn among the others of its batch."""
+    shop = Shop(north=5)
+    shop.ok(RESERVE)
+    shop.ok(Reserve("later", [line("apple", 1)], None, 601))
+    shop.ok(Extend("cart", 602))
+
+    assert [Expired("later"), Expired("cart")] == shop.wait(700)
+
+
 def test_a_finished_reservation_is_remembered_for_its_window() -> None:
     """A released id stays known for the whole window, and then is free again."""
     shop = Shop(north=5)
