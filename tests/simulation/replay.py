@@ -103,6 +103,8 @@ class Replay:
         self._stamp = 0
         self._not_before = 0
         """The stamp of the record at hand was taken after this moment of the world."""
+        self._served_at = 0
+        """Since then answers have rested on the record before, or could."""
         self._pending: list[Given] = []
         self._answer = Answer(Status.OUTCOME_UNKNOWN)
         """What the model answered to the last command that had an effect."""
@@ -169,6 +171,8 @@ class Replay:
         for given in self._pending:
             self.violations.append(self._never_right(record, given))
         self._not_before = self._stored_at.get(record.position, self._not_before)
+        if sequence:
+            self._served_at = self._not_before
         self._check_audits(record.position)
 
     def _check_genesis(self, events: list[Event]) -> None:
@@ -235,7 +239,7 @@ class Replay:
         at = self._stored_at.get(record.position, 0)
         for name in before.keys() - model.reservations.keys():
             self.sights[name] += (
-                Sight(self._not_before, None, before[name].channel),
+                Sight(self._served_at, None, before[name].channel),
                 Sight(at, False, None),
             )
 
