@@ -58,7 +58,10 @@ class SkuStock:
         self.physical_version = 0
         self.locations: dict[str, LocationStock] = {}
         self.pools: dict[str, int] = {}
-        """Units that each pool still ring-fences."""
+        """Units that each pool still ring-fences. What comes back is added to what was set
+        meanwhile, so this may be more than anybody may set, but no more than that and all units
+        that are promised: to cut it off would lose them for the pool, and no counter is near its
+        end."""
         self.copied = 0
         """The snapshot that has a copy of this SKU."""
 

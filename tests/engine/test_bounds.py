@@ -14,6 +14,7 @@ from engine.messages import (
     LineRequest,
     MoveLines,
     Receive,
+    Release,
     Reserve,
     Restock,
     SetChannel,
@@ -21,6 +22,7 @@ from engine.messages import (
     Ship,
     Status,
 )
+from engine.state import pack_sku, unpack_sku
 from tests.engine.shop import Shop
 
 
@@ -98,6 +100,27 @@ def test_the_widest_policy_and_stock() -> None:
 
     journaled(shop, SetChannel(0, CART, ChannelPolicy(PLACES, POOLS)))
     journaled(shop, SetStock("apple", dict.fromkeys(PLACES, 2), dict.fromkeys(POOLS, 1)))
+
+
+def test_a_full_pool_takes_back_what_it_gave() -> None:
+    """Set to the most there may be while units were drawn from it, it has more when they return;
+    that is journaled, restored and shown like any other, and whoever sells sees the sums."""
+    most = limits.QUANTITY_MAX
+    shop = Shop(north=most, south=most)
+    shop.ok(SetChannel(0, "shop", ChannelPolicy(pools=["vip"])))
+    for number in range(2):
+        shop.ok(SetStock("apple", {}, {"vip": most}))
+        shop.ok(Reserve(f"{number}", [LineRequest("apple", most)], "shop"))
+    shop.ok(SetStock("apple", {}, {"vip": most}))
+    for number in range(2):
+        journaled(shop, Release(f"{number}", 0))
+
+    assert {"vip": 3 * most} == shop.pools()
+    assert 2 * most == shop.promise("shop")
+    assert 0 == shop.promise()
+    apple = shop.shard.state.skus.get("apple")
+    assert apple is not None
+    assert {"vip": 3 * most} == unpack_sku(pack_sku(apple)).pools
 
 
 def test_what_is_restocked_together_must_fit_together() -> None:

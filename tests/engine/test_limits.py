@@ -64,4 +64,6 @@ def test_windows_nest() -> None:
 def test_what_json_can_hold() -> None:
     """Sums stay exact in readers that have only doubles."""
     assert float(limits.COUNTER_MAX) == limits.COUNTER_MAX
-    assert limits.LOCATIONS_MAX * limits.QUANTITY_MAX <= limits.COUNTER_MAX
+    promised = limits.LOCATIONS_MAX * limits.QUANTITY_MAX
+    assert promised <= limits.COUNTER_MAX
+    assert limits.POOLS_MAX * (limits.QUANTITY_MAX + promised) <= limits.COUNTER_MAX
