@@ -59,6 +59,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     archive_days: int = 400
     """How long records that were trimmed off the journal are kept in files: a year, with the same
     season of the year before; 0 = for ever."""
+    archive_snapshot_bytes: int = limits.ARCHIVE_SNAPSHOT_BYTES
+    """Journal of one shard between two snapshots that are kept there, at least."""
     require_keys: bool = False
     """Also on loopback and unix sockets."""
     log_level: LogLevel = "info"
@@ -138,4 +140,5 @@ _RANGES: Final = (
     ("keys_window_us", limits.SECOND_US, 3_650 * _DAY_US),
     ("grace_us", 0, _DAY_US),
     ("archive_days", 0, 36_500),
+    ("archive_snapshot_bytes", 1 << 10, 1 << 44),
 )

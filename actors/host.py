@@ -17,6 +17,8 @@ from zlib import crc32
 
 import structlog
 
+from actors.archive import AnyArchive
+from actors.archiver import Archiver
 from actors.clock import Clock
 from actors.config import Settings
 from actors.inbox import Portion
@@ -121,10 +123,12 @@ class Host:
         on_change: Callable[[], None],
         on_empty: Callable[[], None],
         clock_from: Callable[[int], Clock] = Clock,
+        archive: AnyArchive | None = None,
     ) -> None:
         """`journals`: connections to the same server, each shard always uses the same one;
         `on_change` is called when `status` has changed, `on_empty` when every shard was lost;
-        `clock_from` makes the clock of a shard, which never goes back behind a stamp."""
+        `clock_from` makes the clock of a shard, which never goes back behind a stamp; `archive`
+        gets what is trimmed, None = nobody does."""
         self._shards = settings.shards
         self._ownership = Ownership(
             settings.shards,
@@ -156,6 +160,9 @@ class Host:
         self._keepers: list[asyncio.Task[None]] = []
         self._loop = asyncio.get_running_loop()
         self.tally = Tally()
+        self.archiver = (
+            None if archive is None else Archiver(archive, settings.archive_snapshot_bytes)
+        )
 
     # --- shards come and go ---
 
@@ -193,6 +200,7 @@ class Host:
             self.tally,
             self._random_bytes(16),
             self._changed,
+            self.archiver,
         )
         self._owners[shard] = owner
         self._run(self._look_after(owner, floors))

@@ -17,6 +17,7 @@ from typing import Final, NoReturn
 import structlog
 
 from actors.address import TcpAddress, UnixAddress, parse_address
+from actors.archive import Archive
 from actors.binary_server import BinaryServer
 from actors.config import Settings
 from actors.control import (
@@ -77,6 +78,7 @@ class HostProcess:
             os.urandom,
             self._changed,
             self._emptied,
+            archive=Archive(directory.archive, settings.archive_us),
         )
         self._server = BinaryServer(
             self._name, settings.shards, self._host, Authenticator(settings, directory.keys)

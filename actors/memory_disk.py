@@ -3,7 +3,7 @@
 What goes wrong in real life can be made to happen here, and only that:
 
     disk.full = True        whatever needs room fails with "No space left on device"
-    disk.broken = 3         the next three calls that change anything fail with "Input/output error"
+    disk.broken = 3         the third change from now fails with "Input/output error"
     disk.files[path]        what is there, to be altered or taken away
 """
 
@@ -74,6 +74,7 @@ class MemoryDisk:
     def _change(self, *, needs_room: bool = True) -> None:
         if self.broken:
             self.broken -= 1
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
+            if not self.broken:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
         if self.full and needs_room:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -23,6 +23,7 @@ from typing import Final, NamedTuple
 import structlog
 
 from actors.appender import Appender, FencedError, RegressedError
+from actors.archiver import Archiver
 from actors.clock import Clock
 from actors.inbox import Inbox, Portion, Waiter
 from actors.journal import Journal, JournalError
@@ -125,8 +126,10 @@ class Owner:
         tally: Tally,
         nonce: bytes,
         on_change: Callable[["Owner"], None],
+        archiver: Archiver | None = None,
     ) -> None:
-        """`clock_from` makes a clock that never goes back behind a stamp; `nonce` is random."""
+        """`clock_from` makes a clock that never goes back behind a stamp; `nonce` is random;
+        `archiver` gets what is trimmed."""
         self.number = number
         self.phase = Phase.CLAIMING
         self.reason = ""
@@ -152,6 +155,7 @@ class Owner:
         self._tally = tally
         self._nonce = nonce
         self._on_change = on_change
+        self._archiver = archiver
         self._wake: asyncio.Future[None] | None = None
         self._stopping = False
         self._prove_now = False
@@ -281,7 +285,12 @@ class Owner:
             run_id,
         )
         self.snapshotter = Snapshotter(
-            self._journal, self.shard, self.appender, found.generations, self.poke
+            self._journal,
+            self.shard,
+            self.appender,
+            found.generations,
+            self.poke,
+            self._archiver,
         )
         self.snapshotter.note(found.events, found.written)
         self.snapshotter.clean_up(found.begun)

@@ -18,18 +18,29 @@ what was stored of it goes, then the older of the two and the journal before the
 then finds that room. Until it is announced there is one generation, with all of its journal. The
 same is given up when the server is so full that not even a snapshot may be begun: an append that
 waits for memory would wait for ever, and with it whatever follows it.
+
+What goes is archived before, if there is an archive: no record is trimmed that is not on its disk.
+While the archive fails, because its disk is full or something is damaged, the shard is served, no
+new snapshot is begun (it would take memory, and give none back), and it is tried again. If that
+lasts until the journal's server is full as well, new work is refused, and in the end all writing,
+until the archive has room. To trim nevertheless would let the shard live on at the price of a part
+of its history, which nothing could ever give back; to refuse costs sales, but only while an
+operator has not made room, which the log and `onhand_archive_errors_total` ask for from the first
+failure on, when the server is hardly more than half full.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final
 
 import structlog
 
 from actors.appender import Appender
+from actors.archiver import Archiver, NotArchivedError
 from actors.inbox import Waiter
-from actors.journal import BusyError, FullError, Journal, LostError
+from actors.journal import FullError, Journal
+from actors.patience import patiently
 from actors.pending import NOT_DONE
 from engine import limits
 from engine.audit import audit
@@ -38,8 +49,6 @@ from engine.messages import Answer, AuditView, SnapshotBegun, SnapshotTaken, Sta
 from engine.shard import Shard
 from engine.snapshot import SnapshotReader, SnapshotWriter, chunk_name
 
-T = TypeVar("T")
-_BACKOFF_SECONDS: Final = 0.2
 _NO_ROOM_SECONDS: Final = 10.0
 """Before a snapshot is tried again for which there was no memory, and none to be made."""
 _log = structlog.get_logger(__name__)
@@ -55,14 +64,16 @@ class Snapshotter:
         appender: Appender,
         generations: list[Position],
         on_waiting: Callable[[], None],
+        archiver: Archiver | None = None,
     ) -> None:
         """`generations`: the snapshots that are kept, older first; `on_waiting` is called
-        when a batch is needed for something to go on."""
+        when a batch is needed for something to go on; None archives nothing."""
         self._journal = journal
         self._shard = shard
         self._appender = appender
         self._generations = generations
         self._on_waiting = on_waiting
+        self._archiver = archiver
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
         self._bytes = 0
@@ -83,6 +94,11 @@ class Snapshotter:
         """Since the newest snapshot was announced, nothing has been given up yet."""
         self._relief: asyncio.Task[None] | None = None
         """Beside `_task`, which may wait for the memory that this one frees."""
+        self._unsettled = False
+        """More is there than two generations and the journal back to the older, because it is not
+        archived yet…"""
+        self._settle_at = 0.0
+        """…which is tried again then."""
         self._begun: Position | None = None
         """Where the record of this batch will stand, that says that a snapshot is begun there."""
         self._acknowledged: Position | None = None
@@ -107,16 +123,23 @@ class Snapshotter:
             waiter.answer(index, Answer(Status.OVERLOADED))
 
     def tick(self, now: float) -> None:
-        """Answer whoever waits for an audit past its deadline."""
+        """Answer whoever waits for an audit past its deadline; wake up to settle what is due."""
         for waiter, index in (*self._asked, *self._told):
             if waiter.deadline <= now:
                 waiter.answer(index, NOT_DONE)
         self._asked = [each for each in self._asked if each[0].deadline > now]
+        if self._must_settle:
+            self._on_waiting()
 
     @property
     def is_waiting(self) -> bool:
         """Whether a batch is needed for something to go on."""
-        return self.taken is not None or (bool(self._asked) and self._task is None)
+        asked = bool(self._asked) and self._task is None
+        return self.taken is not None or asked or self._must_settle
+
+    @property
+    def _must_settle(self) -> bool:
+        return self._unsettled and self._task is None and self._loop.time() >= self._settle_at
 
     def want(self, full: bool) -> bool:
         """Take a snapshot soon, because the journal's server is filling up, or is full. Whether it
@@ -144,7 +167,9 @@ class Snapshotter:
             self._bytes >= limits.SNAPSHOT_AFTER_BYTES
             or self._events >= max(limits.SNAPSHOT_AFTER_EVENTS, self._shard.state.remembered)
         )
-        if not due or self._task is not None or self._not_before > self._loop.time():
+        if not due or self._unsettled or self._task is not None:
+            return None
+        if self._not_before > self._loop.time():
             return None
         self._cut_bytes, self._bytes, self._events = self._bytes, 0, 0
         self._begun_at = self._loop.time()
@@ -166,6 +191,8 @@ class Snapshotter:
         elif self._asked and self._task is None:
             self._told, self._asked = self._asked, []
             self._start(self._audit(self._cut()))
+        elif self._must_settle:
+            self._start(self._settle())
 
     def _cut(self) -> SnapshotWriter:
         appender = self._appender
@@ -230,7 +257,8 @@ class Snapshotter:
 
     def relieve(self) -> None:
         """The server has no memory left: give up what can be given up without writing anything."""
-        if self._relief is None and self._generations and self._may_relieve:
+        may = self._may_relieve and self._loop.time() >= self._settle_at
+        if self._relief is None and self._generations and may:
             self._may_relieve = False
             self._relief = self._loop.create_task(self._relieve())
             self._relief.add_done_callback(self._done)
@@ -259,26 +287,27 @@ class Snapshotter:
         for each in begun:
             await self._delete(each, await self._count(each))
         if len(self._generations) == 2:
-            await self._forget_before(self._generations[0])
+            before = await self._before(self._generations[0])
+            if before != START:
+                self._generations.insert(0, before)
+            await self._settle()
 
-    async def _forget_before(self, older: Position) -> None:
+    async def _before(self, generation: Position) -> Position:
+        """The snapshot before this one, START if there was none."""
         shard = Shard(self._shard.number, self._shard.shards)
-        data = await self._patiently(
-            partial(self._journal.load, shard.number, chunk_name(older, 0))
-        )
-        if data is not None:
-            reader = SnapshotReader(shard.state, shard.number, older)
-            reader.feed(data)
-            if reader.previous != START:
-                await self._delete(reader.previous, await self._count(reader.previous))
-        await self._patiently(partial(self._journal.trim, shard.number, older))
+        data = await patiently(partial(self._journal.load, shard.number, chunk_name(generation, 0)))
+        if data is None:
+            return START
+        reader = SnapshotReader(shard.state, shard.number, generation)
+        reader.feed(data)
+        return reader.previous
 
     async def _store(self, writer: SnapshotWriter, run_id: str) -> None:
         stored = 0
         try:
             while (chunk := writer.next_chunk()) is not None:
                 name, data = chunk
-                await self._patiently(partial(self._journal.store, self._shard.number, name, data))
+                await patiently(partial(self._journal.store, self._shard.number, name, data))
                 stored += len(data)
                 await asyncio.sleep(0)
         except FullError:
@@ -309,45 +338,58 @@ class Snapshotter:
         """Keep the newest snapshot only, and the journal back to that. Whether that gave room."""
         if not self._generations:
             return False
-        gone = 0
-        while len(self._generations) > 1:
-            oldest = self._generations.pop(0)
-            chunks = await self._count(oldest)
-            await self._delete(oldest, chunks)
-            gone += chunks
-        trim = partial(self._journal.trim, self._shard.number, self._generations[-1])
-        return gone + await self._patiently(trim) > 0
-
-    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """What `ask` gives, once the journal answers; all that is asked here may be repeated."""
-        while True:
-            try:
-                return await ask()
-            except FullError:
-                raise
-            except (BusyError, LostError):
-                await asyncio.sleep(_BACKOFF_SECONDS)
+        try:
+            return await self._forget_before(self._generations[-1]) > 0
+        except NotArchivedError:
+            self._may_relieve = True
+            self._settle_at = self._loop.time() + limits.ARCHIVE_RETRY_SECONDS
+            return False
 
     async def _trim(self, pointer: Position) -> None:
         """The pointer is acknowledged: keep it and the one before, and the journal back to that."""
         self._generations.append(pointer)
         self._may_relieve = True
         self._trimmable = self._cut_bytes
-        while len(self._generations) > 2:
-            oldest = self._generations.pop(0)
-            await self._delete(oldest, await self._count(oldest))
-        older = self._generations[0]
-        if len(self._generations) == 2:
-            removed = await self._patiently(partial(self._journal.trim, self._shard.number, older))
-            _log.info(
-                "journal_trimmed", shard=self._shard.number, below=str(older), records=removed
-            )
+        await self._settle()
+
+    async def _settle(self) -> None:
+        """Keep two generations, and the journal back to the older; or try again later."""
+        self._unsettled = len(self._generations) > 1
+        if not self._unsettled:
+            return
+        self._settle_at = self._loop.time() + limits.ARCHIVE_RETRY_SECONDS
+        older = self._generations[-2]
+        try:
+            await self._forget_before(older)
+        except NotArchivedError:
+            return
+        self._unsettled = False
+        _log.info("journal_trimmed", shard=self._shard.number, below=str(older))
+        if self._archiver is not None:
+            await self._archiver.prune(self._shard.number, self._shard.state.now)
+
+    async def _forget_before(self, keep: Position) -> int:
+        """Archive, and then delete, the generations before `keep`, and the journal before it. How
+        many chunks and records are gone. Raises NotArchivedError."""
+        older = [each for each in self._generations if each < keep]
+        if self._archiver is not None:
+            await self._archiver.keep_records(self._journal, self._shard.number, keep)
+            for each in older:
+                await self._archiver.keep_snapshot(self._journal, self._shard, each)
+        gone = 0
+        for each in older:
+            if each in self._generations:
+                self._generations.remove(each)
+            chunks = await self._count(each)
+            await self._delete(each, chunks)
+            gone += chunks
+        return gone + await patiently(partial(self._journal.trim, self._shard.number, keep))
 
     async def _delete(self, generation: Position, chunks: int) -> None:
         """Delete the chunks of a generation by exact name, last to first."""
         for number in reversed(range(chunks)):
             name = chunk_name(generation, number)
-            await self._patiently(partial(self._journal.store, self._shard.number, name, None))
+            await patiently(partial(self._journal.store, self._shard.number, name, None))
 
     async def _count(self, generation: Position) -> int:
         """How many chunks there are of a generation: those from number 0 on."""
@@ -365,4 +407,4 @@ class Snapshotter:
     async def _has(self, generation: Position, number: int) -> bool:
         name = chunk_name(generation, number)
         load = partial(self._journal.load, self._shard.number, name)
-        return await self._patiently(load) is not None
+        return await patiently(load) is not None

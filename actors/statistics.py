@@ -30,6 +30,7 @@ def measure(host: "Host") -> list[Sample]:
             Histogram([float(n) for n in Tally.BATCH], list(tally.batch), float(tally.batched)),
         ),
         Sample("onhand_journal_memory_ratio", [], host.fill),
+        *_archive(host),
         *_shards(host),
     ]
 
@@ -44,6 +45,18 @@ def _outcomes(tally: Tally) -> list[Sample]:
         for command, counts in tally.outcomes.items()
         for status, count in enumerate(counts)
         if count
+    ]
+
+
+def _archive(host: "Host") -> list[Sample]:
+    archiver = host.archiver
+    if archiver is None:
+        return []
+    return [
+        Sample("onhand_archive_errors_total", [], archiver.errors),
+        Sample("onhand_archive_segments_total", [], archiver.segments),
+        Sample("onhand_archive_bytes_total", [], archiver.bytes),
+        Sample("onhand_archive_snapshots_total", [], archiver.snapshots),
     ]
 
 

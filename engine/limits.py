@@ -116,6 +116,16 @@ MEMORY_STOP: Final = 0.95
 """…and at which those are refused too: what is left is for expiries, claims and snapshots, because
 a server without any memory cannot even be told what would make room."""
 
+ARCHIVE_SEGMENT_BYTES: Final = 8 << 20
+"""Journal that makes one file of the archive; the last page may overshoot it."""
+ARCHIVE_PAGE_BYTES: Final = 1 << 20
+"""Journal that is read at once in order to archive it, about."""
+ARCHIVE_SNAPSHOT_BYTES: Final = 256 << 20
+"""Journal of one shard between two snapshots that are archived: what a query of the past replays,
+at most, beside what lies between two snapshots."""
+ARCHIVE_RETRY_SECONDS: Final = 5.0
+"""After the archive has failed, until it is tried again."""
+
 # --- time, in microseconds -------------------------------------------------------------------
 
 SECOND_US: Final = 1_000_000

@@ -42,14 +42,14 @@ def settings_of(**values: object) -> Settings:
         raise UsageError(str(error)) from error
 
 
-def memory_bytes(text: str) -> int:
+def memory_bytes(text: str, option: str = "--maxmemory") -> int:
     """`512mb`, `2gb` or plain bytes. Raises UsageError."""
     number, unit = text.lower().strip(), 1
     for suffix, size in _UNITS.items():
         if number.endswith(suffix):
             number, unit = number.removesuffix(suffix), size
     if not number.isdecimal():
-        raise UsageError(f"--maxmemory is {text!r}; for example 512mb or 2gb")
+        raise UsageError(f"{option} is {text!r}; for example 512mb or 2gb")
     return int(number) * unit
 
 
@@ -149,6 +149,8 @@ class Memory:
         Seconds by which deadlines that fell into a downtime may move.
     archive_days
         How long trimmed records of the journal are kept in the data directory; 0 = for ever.
+    archive_snapshot
+        How much journal of one shard lies between two snapshots that are kept there.
     """
 
     data_dir: Path = Path(DATA_DIR_DEFAULT)
@@ -161,6 +163,7 @@ class Memory:
     keys_window: int = DEFAULTS.keys_window_us // limits.SECOND_US
     grace: int = DEFAULTS.grace_us // limits.SECOND_US
     archive_days: int = DEFAULTS.archive_days
+    archive_snapshot: str = f"{DEFAULTS.archive_snapshot_bytes >> 20}mb"
 
     def settings(self) -> dict[str, object]:
         """In the units of Settings."""
@@ -173,6 +176,7 @@ class Memory:
             "maxmemory_bytes": memory_bytes(self.maxmemory),
             "remembered_max": self.remembered_max,
             "archive_days": self.archive_days,
+            "archive_snapshot_bytes": memory_bytes(self.archive_snapshot, "--archive-snapshot"),
         }
 
 

@@ -80,6 +80,10 @@ HELP: Final = {
     "shards": "Shards by phase.",
     "reservations": "Reservations by state.",
     "snapshots": "Snapshots taken.",
+    "archive_errors": "Failed tries to archive what is to be trimmed, which stays till it is.",
+    "archive_segments": "Segments of the journal that were archived.",
+    "archive_bytes": "Bytes of the records in them.",
+    "archive_snapshots": "Snapshots that were archived.",
     "scrape_hosts_silent": "1 if the hosts' counters could not be had for this scrape.",
 }
 

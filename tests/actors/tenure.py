@@ -63,6 +63,7 @@ class Tenure:
             self._random,
             lambda: self.said.append(self.host.status()),
             self._emptied,
+            archive=trial.archive,
         )
         self.host.start()
 

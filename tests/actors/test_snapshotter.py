@@ -172,7 +172,8 @@ async def test_nobody_asks_and_it_is_announced(trial: Trial, small_snapshots: No
 
 @timeless
 async def test_the_order_of_things(trial: Trial, small_snapshots: None) -> None:
-    """Begun, every chunk stored, announced and acknowledged, and only then deleted and trimmed."""
+    """Begun, every chunk stored, announced and acknowledged, what goes is archived, and only then
+    deleted and trimmed."""
     journal = trial.journal()
 
     def look(name: str) -> None:
@@ -193,7 +194,14 @@ async def test_the_order_of_things(trial: Trial, small_snapshots: None) -> None:
 
 
 def check_the_way_back(trial: Trial) -> None:
-    """The two snapshots that were announced last are whole, and so is the journal back to them."""
+    """The two snapshots that were announced last are whole, and so is the journal back to them;
+    what is before that is archived."""
+    for segment in trial.archive.segments(0):
+        if segment.last < trial.store.positions()[0]:
+            there = [each for each in trial.store.history[0] if each.position <= segment.last]
+            assert there[-segment.records :] == [*trial.archive.read(segment)]
+    if trial.store.positions()[0] != GENESIS:
+        assert trial.store.positions()[0] <= trial.archive.segments(0)[-1].last
     taken = [
         (event, record)
         for record in trial.store.records()

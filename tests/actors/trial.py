@@ -16,9 +16,12 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, ParamSpec
 
+from actors.archive import Archive
+from actors.archiver import Archiver
 from actors.clock import Clock
 from actors.journal import BusyError, Entry, Journal, LostError
 from actors.marks import Marks
+from actors.memory_disk import MemoryDisk
 from actors.memory_journal import MemoryJournal, MemoryStore
 from actors.owner import ENDED, Owner, Ownership, Phase, Tally
 from actors.recovery import Floor, claim
@@ -327,6 +330,13 @@ class Trial:
         self.tally = Tally()
         self.wall_offset = 0
         self._nonces = 0
+        self.disk = MemoryDisk()
+        self.archive = Archive(Path("archive"), None, self.disk)
+        self.archive_snapshot_bytes = limits.ARCHIVE_SNAPSHOT_BYTES
+
+    def archiver(self) -> Archiver:
+        """That of a new process."""
+        return Archiver(Archive(Path("archive"), None, self.disk), self.archive_snapshot_bytes)
 
     def journal(self) -> FaultyJournal:
         return FaultyJournal(self.store)
@@ -359,6 +369,7 @@ class Trial:
             self.tally,
             self._nonces.to_bytes(16),
             lambda owner: None,
+            self.archiver(),
         )
         return Life(owner, journal, list(floors))
 

@@ -1,0 +1,163 @@
+"""Puts what a host's shards are about to trim into its archive, off the event loop.
+
+`keep_records` reads a shard's journal from its first record on, page by page, and returns when all
+up to a position is in the archive and synced: then, and only then, may it be trimmed. The first
+record is the last one that is archived already, so each time the seam is compared. `keep_snapshot`
+does the same for a snapshot whose chunks are about to be deleted, if it is worth it.
+
+Whatever keeps it from that, a full disk or damage on either side, is told in one log line, counted
+and raised as NotArchivedError: the shard goes on, nothing is trimmed, and whoever asked tries it
+again.
+One shard of a host at a time, so that what is held in memory does not grow with their number.
+"""
+
+import asyncio
+from functools import partial
+from typing import Final
+
+import structlog
+
+from actors.archive import AnyArchive, ArchiveGapError, CorruptArchiveError, Segment
+from actors.journal import Entry, Journal
+from actors.patience import patiently
+from engine import limits
+from engine.codec import START, CorruptRecordError, Position
+from engine.shard import Shard
+from engine.snapshot import CorruptSnapshotError, SnapshotReader, chunk_name
+
+_EXPECTED: Final = (OSError, CorruptArchiveError, CorruptRecordError, CorruptSnapshotError)
+_PAGE_FIRST: Final = 16
+"""Records of the first page; then as many as make `limits.ARCHIVE_PAGE_BYTES`."""
+_log = structlog.get_logger(__name__)
+
+
+class NotArchivedError(Exception):
+    """Nothing may be trimmed; why, has been told."""
+
+
+class Archiver:
+    """The way into the archive of one host."""
+
+    def __init__(self, archive: AnyArchive, snapshot_bytes: int) -> None:
+        """`snapshot_bytes`: so much journal lies between two snapshots that are kept, at least."""
+        self.archive = archive
+        self._snapshot_bytes = snapshot_bytes
+        self._turn = asyncio.Lock()
+        self._newest: dict[int, Position] = {}
+        """Of each shard the newest record that was counted."""
+        self.errors = 0
+        self.segments = 0
+        self.bytes = 0
+        """Of the records in those segments."""
+        self.snapshots = 0
+
+    # --- records ---
+
+    async def keep_records(self, journal: Journal, shard: int, through: Position) -> None:
+        """Archive the journal up to `through`, inclusive. Raises NotArchivedError."""
+        async with self._turn:
+            try:
+                await self._keep_records(journal, shard, through)
+            except _EXPECTED as error:
+                raise self._failed(shard, error) from error
+
+    async def _keep_records(self, journal: Journal, shard: int, through: Position) -> None:
+        after, count, waiting, size = START, _PAGE_FIRST, list[Entry](), 0
+        while after < through:
+            read = await patiently(partial(journal.read, shard, after, count))
+            page = [each for each in read if each.position <= through]
+            if not page:
+                break  # trimmed by a successor of this owner, who has archived it
+            waiting += page
+            after, length = page[-1].position, sum(len(each.record) for each in page)
+            size += length
+            average = max(1, length // len(page))
+            count = min(limits.JOURNAL_READ_ENTRIES_MAX, limits.ARCHIVE_PAGE_BYTES // average + 1)
+            if size >= limits.ARCHIVE_SEGMENT_BYTES:
+                await self._add(shard, waiting)
+                waiting, size = waiting[-1:], 0  # with which the next ones must link
+        if size:
+            await self._add(shard, waiting)
+
+    async def _add(self, shard: int, entries: list[Entry]) -> None:
+        try:
+            found = await asyncio.to_thread(self.archive.add, shard, entries)
+        except ArchiveGapError as error:
+            _log.warning("archive_gap", shard=shard, reason=str(error))
+            found = await asyncio.to_thread(partial(self.archive.add, shard, entries, anew=True))
+        self._count(found)
+
+    def _count(self, found: Segment) -> None:
+        if found.last > self._newest.get(found.shard, START):
+            self._newest[found.shard] = found.last
+            self.segments += 1
+            self.bytes += found.size
+
+    # --- snapshots ---
+
+    async def keep_snapshot(self, journal: Journal, shard: Shard, cut: Position) -> None:
+        """Archive the snapshot cut at `cut`, if there is one to be kept. Raises NotArchivedError.
+
+        One that is not whole, or does not prove itself, is told of and left: it is about to be
+        deleted, and the next one will do.
+        """
+        async with self._turn:
+            try:
+                if await asyncio.to_thread(self._is_due, shard.number, cut):
+                    await self._keep_snapshot(journal, shard, cut)
+            except CorruptSnapshotError as error:
+                self._failed(shard.number, error)
+            except _EXPECTED as error:
+                raise self._failed(shard.number, error) from error
+
+    def _is_due(self, shard: int, cut: Position) -> bool:
+        """Whether enough is archived since the one that was kept last, in bytes, to keep another.
+
+        At least twice what that one takes, so that most of the archive is records. The first one is
+        due at once where the archive does not begin with the first record of all.
+        """
+        segments, kept = self.archive.segments(shard), self.archive.snapshots(shard)
+        if not segments or (kept and kept[-1].position >= cut):
+            return False
+        if not kept and segments[0].before.position != START:
+            return cut >= segments[0].before.position
+        last, least = (kept[-1].position, 2 * kept[-1].size) if kept else (START, 0)
+        since = sum(each.size for each in segments if last < each.last <= cut)
+        return since >= max(self._snapshot_bytes, least)
+
+    async def _keep_snapshot(self, journal: Journal, shard: Shard, cut: Position) -> None:
+        number = shard.number
+        first = await patiently(partial(journal.load, number, chunk_name(cut, 0)))
+        if first is None:
+            return  # it was deleted already
+        scratch = Shard(number, shard.shards)
+        SnapshotReader(scratch.state, number, cut).feed(first)
+        keeping = await asyncio.to_thread(self.archive.begin_keep, number, cut, scratch.state.now)
+        try:
+            chunk: bytes | None = first
+            chunks = 1
+            while chunk is not None and not await asyncio.to_thread(keeping.put, chunk):
+                chunk = await patiently(partial(journal.load, number, chunk_name(cut, chunks)))
+                chunks += 1
+            await asyncio.to_thread(keeping.finish)
+        finally:
+            keeping.discard()
+        self.snapshots += 1
+        _log.info("snapshot_archived", shard=number, position=str(cut), chunks=chunks)
+
+    # --- retention ---
+
+    async def prune(self, shard: int, now_us: int) -> None:
+        """Remove what has been kept long enough; if that fails, the next time."""
+        try:
+            files = await asyncio.to_thread(self.archive.prune, shard, now_us)
+        except _EXPECTED as error:
+            self._failed(shard, error)
+            return
+        if files:
+            _log.info("archive_pruned", shard=shard, files=files)
+
+    def _failed(self, shard: int, error: Exception) -> NotArchivedError:
+        self.errors += 1
+        _log.error("archive_failed", shard=shard, error=f"{type(error).__name__}: {error}")
+        return NotArchivedError(str(error))
