@@ -1,4 +1,4 @@
-"""Conformance: what every journal keeps, in memory, on embedded Valkey and on Redis 7.0."""
+"""Conformance: what every journal keeps, in memory, on Valkey, Redis 7.0 and a simulated one."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,6 +12,8 @@ from actors.memory_journal import MemoryJournal, MemoryStore
 from engine import limits
 from engine.codec import GENESIS, START, Position
 from tests.actors.servers import SERVERS, running
+from tests.simulation.redis_server import SimulatedServer
+from tests.simulation.redis_socket import serving
 
 Connect = Callable[[], Awaitable[Journal]]
 """One more owner's journal on the same store."""
@@ -20,7 +22,10 @@ SHARD = 3
 
 
 @pytest.fixture(
-    params=["memory", *(pytest.param(name, marks=pytest.mark.redis) for name in SERVERS)]
+    params=[
+        *("memory", "simulated"),
+        *(pytest.param(name, marks=pytest.mark.redis) for name in SERVERS),
+    ]
 )
 async def connect(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Connect]:
     async with AsyncExitStack() as stack:
@@ -32,10 +37,13 @@ async def connect(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
 
             yield memory
             return
-        server = await stack.enter_async_context(running(tmp_path, request.param))
+        if request.param == "simulated":
+            url = await stack.enter_async_context(serving(SimulatedServer(), tmp_path / "socket"))
+        else:
+            url = (await stack.enter_async_context(running(tmp_path, request.param))).url
 
         async def redis() -> Journal:
-            journal = RedisJournal(server.url)
+            journal = RedisJournal(url)
             await journal.open()
             stack.push_async_callback(journal.close)
             return journal
