@@ -176,10 +176,12 @@ class Calls:
         scopes = (None, scope)
         return [call for call in calls if getattr(call.asked.command, "scope", None) in scopes]
 
-    def unheard(self, event: Event, kind: type[Command], stored_at: int) -> list[Command]:
+    def unheard(
+        self, event: Event, kind: type[Command], stored_at: int
+    ) -> list[tuple[Command, bool]]:
         """The commands, as hosts may have got them, that were asked for and could do `event`;
-        first those that may have had an effect by `stored_at`."""
-        found: list[tuple[bool, Command]] = []
+        last those of which it is in doubt that they had an effect by `stored_at`."""
+        found: list[tuple[Command, bool]] = []
         for command in self._named.get(name_of(event, kind), {}).values():
             fields: dict[str, Any] = {}
             if isinstance(event, Buried):
@@ -190,8 +192,8 @@ class Calls:
             if isinstance(event, Reserved) and isinstance(command, Reserve):
                 fields["channel"] = command.channel or event.channel
             filled = msgspec.structs.replace(command, **fields) if fields else command
-            found.append((self.doubt(filled, stored_at) is not None, filled))
-        return [command for _, command in sorted(found, key=itemgetter(0))]
+            found.append((filled, self.doubt(filled, stored_at) is not None))
+        return sorted(found, key=itemgetter(1))
 
     def doubt(self, command: Command, stored_at: int) -> str | None:
         """Why no call can be behind `command` having had an effect that was durable at

@@ -27,31 +27,37 @@ from typing import Final
 
 from engine.codec import START, Position
 from engine.messages import (
+    UNKNOWN_HOME,
     Answer,
     Audit,
     AuditView,
+    Detail,
     Find,
     GetChannel,
     GetStatistics,
+    Head,
     Homes,
+    Opened,
     Status,
 )
 from engine.shard import Shard
 from tests.simulation.calls import NOTHING_DONE, Call, Calls, equal, spellings
-from tests.simulation.history import Given, History
+from tests.simulation.history import Asked, Given, History, Told
 from tests.simulation.replay import Replay
 
 WITHOUT_HEAD: Final = NOTHING_DONE | {Status.OUTCOME_UNKNOWN, Status.AMBIGUOUS_RESERVATION}
-"""What a host may answer without having looked at a record."""
+"""What hosts, gateways and clients may answer without having looked at a record."""
 BESIDE: Final = (Find, Audit, GetStatistics)
 """Commands whose answers are judged by what they say, not by the record they rest on."""
-EDGES: Final = WITHOUT_HEAD
-"""What a gateway or a client library may answer by itself."""
 
 
 def judge(history: History) -> list[str]:
     """What was wrong, one sentence each."""
     return Judge(history).judge()
+
+
+def said(given: Given) -> str:
+    return f"{given.host} answered {given.command} with {given.answer}"
 
 
 class Judge:
@@ -138,35 +144,41 @@ class Judge:
 
     def _sort(self, given: Given) -> None:
         """Put an answer to the record that it rests on, and check that it may rest on it."""
-        command, answer, head = given.command, given.answer, given.head
-        if isinstance(command, BESIDE):
+        answer, head = given.answer, given.head
+        if isinstance(given.command, BESIDE):
             if isinstance(answer.body, AuditView):
                 view = answer.body
-                self.audits[view.shard][Position(view.epoch, view.sequence)].append(given)
+                self._rest(given, Head(view.shard, view.epoch, view.sequence), self.audits)
             return
-        said = f"{given.host} answered {command} with {answer}"
+        if is_a_bug(answer):
+            self.violations.append(f"{said(given)}")
         if head is None:
             if answer.status not in WITHOUT_HEAD:
-                self.violations.append(f"{said}, which rests on no record")
+                self.violations.append(f"{said(given)}, which rests on no record")
             return
+        if answer.status not in WITHOUT_HEAD or answer.status is Status.INVALID:
+            self._rest(given, head, self.given)
+
+    def _rest(self, given: Given, head: Head, whole: list[dict[Position, list[Given]]]) -> None:
+        """`given` rests on `head`, which must be durable by then."""
         position = Position(head.epoch, head.sequence)
         at = self.first_stored_at[head.shard].get(position)
         if at is not None and at <= given.at:
-            self.given[head.shard][position].append(given)
-        elif self._may_lack(head.shard):
-            return
-        elif at is None:
-            self.violations.append(f"shard {head.shard}: {said} upon {position}, which is missing")
-        else:
+            whole[head.shard][position].append(given)
+        elif not self._may_lack(head.shard):
+            fault = "missing" if at is None else f"durable only at {at}"
             self.violations.append(
-                f"shard {head.shard}: {said} at {given.at}, upon {position}, durable only at {at}"
+                f"shard {head.shard}: {said(given)} at {given.at} upon {position}, which is {fault}"
             )
 
     def _check_order(self) -> None:
         """Who asks after a record was durable is answered upon that one or a later one, and by
         whoever has claimed the epoch."""
-        times = [list(stored.values()) for stored in self.stored_at]
-        newest = [list(accumulate(stored, max)) for stored in self.stored_at]
+        times = [sorted(stored.values()) for stored in self.stored_at]
+        newest = [
+            list(accumulate(sorted(stored, key=stored.__getitem__), max))
+            for stored in self.stored_at
+        ]
         for given in self.history.given:
             head = given.head
             if head is None or isinstance(given.command, BESIDE):
@@ -197,56 +209,62 @@ class Judge:
                     given[spelling].append(each)
         for call in self.calls.by_number.values():
             if call.told is not None:
-                self._check_told(call, call.told.answer, given)
+                self._check_told(call, call.told, given[equal(call.asked.command)])
+        if len(self.history.told) > len({told.call for told in self.history.told}):
+            self.violations.append("a call was told twice how it ended")
         for each in self.history.given:
             if isinstance(each.command, Find) and isinstance(each.answer.body, Homes):
                 self._check_homes(each)
 
-    def _check_told(self, call: Call, answer: Answer, given: dict[bytes, list[Given]]) -> None:
+    def _check_told(self, call: Call, told: Told, given: list[Given]) -> None:
         """Some host gave this answer to this call, or the edge may have said so by itself."""
-        asked, told = call.asked, call.told
-        assert told is not None
+        asked, answer = call.asked, told.answer
         if told.at < asked.at:
             self.violations.append(f"{call} was told at {told.at} what it asked at {asked.at}")
-        if answer.status in EDGES and answer.status is not Status.AMBIGUOUS_RESERVATION:
+        if answer.status in WITHOUT_HEAD and answer.status is not Status.AMBIGUOUS_RESERVATION:
             return
-        for each in given.get(equal(asked.command), ()):
-            if asked.at <= each.arrived and each.at <= told.at and each.answer == answer:
-                return
-        if not self._may_be_said_by_an_edge(call, answer):
+        heard = [each for each in given if asked.at <= each.arrived and each.at <= told.at]
+        scopes = {getattr(each.command, "scope", None) for each in heard}
+        if answer.status is Status.UNKNOWN_RESERVATION and not is_its_home(asked, answer, heard):
+            right = self._is_known_nowhere(call, told, scopes)
+        else:
+            right = any(each.answer == answer for each in heard)
+        if not right and not self._may_be_said_by_an_edge(call, told):
             self.violations.append(
                 f"{call} asked {asked.command} and was told {answer}, which no host gave to it"
             )
 
-    def _may_be_said_by_an_edge(self, call: Call, answer: Answer) -> bool:
+    def _is_known_nowhere(self, call: Call, told: Told, scopes: set[str | None]) -> bool:
+        """Whether each shard did not know the reservation, at some moment of the call."""
+        scopes = scopes | {getattr(call.asked.command, "scope", None)}
+        return any(all(False in known for known in self._known(call, told, s)) for s in scopes)
+
+    def _known(self, call: Call, told: Told, scope: str | None) -> list[set[bool]]:
+        """Per shard, whether it knew the reservation while the call lasted."""
+        name = getattr(call.asked.command, "reservation_id", "")
+        return [
+            {True, False}
+            if self._may_lack(replay.shard)
+            else replay.knew(name, scope, call.asked.at, told.at)
+            for replay in self.replays
+        ]
+
+    def _may_be_said_by_an_edge(self, call: Call, told: Told) -> bool:
         """Whether a search over all shards, or the scope of a key, can have ended like that."""
-        command, told = call.asked.command, call.told
-        assert told is not None
+        command, answer = call.asked.command, told.answer
         if isinstance(command, GetStatistics):
             return True
         if isinstance(command, GetChannel):
             return answer.status is Status.UNKNOWN_CHANNEL
-        name = getattr(command, "reservation_id", None)
-        if name is None:
+        if not hasattr(command, "reservation_id"):
             return False
-        scope = getattr(command, "scope", None)
-        known = [
-            replay.knew(name, scope, call.asked.at, told.at)
-            for replay in self.replays
-            if not self._may_lack(replay.shard)
-        ]
-        if isinstance(command, Find):
-            return self._is_found(answer, known)
+        known = self._known(call, told, getattr(command, "scope", None))
+        if isinstance(command, Find) and isinstance(answer.body, Homes):
+            homes = answer.body
+            return all((shard in homes.shards) in known[shard] for shard in homes.asked)
         if answer.status is Status.AMBIGUOUS_RESERVATION:
             return sum(True in each for each in known) > 1
-        return answer.status is Status.UNKNOWN_RESERVATION and all(False in each for each in known)
-
-    @staticmethod
-    def _is_found(answer: Answer, known: list[set[bool]]) -> bool:
-        body = answer.body
-        if not isinstance(body, Homes) or len(known) <= max(body.asked, default=-1):
-            return isinstance(body, Homes)
-        return all((shard in body.shards) in known[shard] for shard in body.asked)
+        return False
 
     def _check_homes(self, given: Given) -> None:
         """What a host says of where a reservation is."""
@@ -280,19 +298,46 @@ class Judge:
                 self._check_digest(shard, history.digests[shard])
 
     def _check_digest(self, shard: int, living: bytes) -> None:
-        """The living state is what its own journal makes: the one rule that asks the engine."""
+        """What each owner found, and what lives in the end, is what the journal makes: the one rule
+        that asks the engine."""
         replay = self.replays[shard]
         engine = Shard(shard, self.history.shards)
-        for record in replay.records:
+        for number, record in enumerate(replay.records):
+            following = replay.records[number + 1 : number + 2]
+            for event in following[0].events if following and not record.position.sequence else ():
+                if isinstance(event, Opened):
+                    self._compare(replay, engine, event.digest, f"found at {record.position}")
             engine.replay(record.stamp, record.events)
-        found = engine.digest()
-        for moment in replay.ends_of_windows():
-            if found == living:
-                return
-            engine.state.now = max(engine.state.now, moment)
-            found = engine.digest()
-        if found != living:
-            self.violations.append(
-                f"shard {shard} is served with digest {living.hex()}, its journal makes"
-                f" {found.hex()}"
-            )
+        self._compare(replay, engine, living, "served")
+
+    def _compare(self, replay: Replay, engine: Shard, digest: bytes, where: str) -> None:
+        """The digest, now or when more has been forgotten."""
+        found, now = engine.digest(), engine.state.now
+        moments = iter(replay.windows)
+        while found != digest:
+            moment = next(moments, None)
+            if moment is None:
+                self.violations.append(
+                    f"shard {replay.shard} is {where} with digest {digest.hex()}, its journal makes"
+                    f" {engine.digest().hex()}"
+                )
+                break
+            if moment > engine.state.now:
+                engine.state.now = moment
+                found = engine.digest()
+        engine.state.now = now
+
+
+def is_a_bug(answer: Answer) -> bool:
+    """Whether the answer says that the rules themselves have failed."""
+    body = answer.body
+    return isinstance(body, Detail) and "engine failed" in body.message
+
+
+def is_its_home(asked: Asked, answer: Answer, heard: list[Given]) -> bool:
+    """Whether the caller named a home, and that shard said that it does not know."""
+    home = getattr(asked.command, "home", UNKNOWN_HOME)
+    return any(
+        each.answer == answer and each.head is not None and each.head.shard == home
+        for each in heard
+    )

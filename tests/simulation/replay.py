@@ -103,6 +103,10 @@ class Replay:
         self._stamp = 0
         self._not_before = 0
         """The stamp of the record at hand was taken after this moment of the world."""
+        self._ended: set[int] = set()
+        """When windows ended of what is forgotten by now."""
+        self._opened = (0, 0)
+        """The stamp that the present owner began with, and a moment of the world before that."""
         self._served_at = 0
         """Since then answers have rested on the record before, or could."""
         self._pending: list[Given] = []
@@ -163,8 +167,10 @@ class Replay:
             self._settle()
         else:
             self._check_stamp(record)
+            self._check_clock(record)
             self._batch(record)
-        self._stamp = max(self._stamp, record.stamp)
+        if sequence:
+            self._stamp = max(self._stamp, record.stamp)
         self._check_pointer(record)
         if self._pending:
             self._later(record, following)
@@ -199,6 +205,7 @@ class Replay:
             raise Parted(f"{where} says that {found[0]}-{found[1]} stands before its claim")
         if not record.stamp == event.opened_at <= event.grace_until:
             raise Parted(f"{where} was opened at {event.opened_at}, its stamp is {record.stamp}")
+        self._opened = record.stamp, self._not_before
         self.model.opened(event.grace_until)
         self.model.finished_window_us = event.finished_window_us
         self.model.returns_window_us = event.returns_window_us
@@ -208,6 +215,14 @@ class Replay:
     def _check_stamp(self, record: Record) -> None:
         if record.stamp < self._stamp:
             raise Parted(f"{record.position} has stamp {record.stamp}, after {self._stamp}")
+
+    def _check_clock(self, record: Record) -> None:
+        """An owner's clock runs like the world's, as far as it matters."""
+        stamp, at = self._opened
+        ahead = record.stamp - stamp - CLOCK_SLACK_US
+        elapsed = (self._at(record) - at) // 1_000
+        if ahead > elapsed * CLOCK_SLACK:
+            raise Parted(f"{record.position} has a stamp {ahead} µs on, after {elapsed} µs")
 
     def _check_pointer(self, record: Record) -> None:
         for event in record.events:
@@ -222,7 +237,10 @@ class Replay:
             raise Parted(f"{record.position} points at {record.snapshot}, no snapshot")
 
     def _batch(self, record: Record) -> None:
-        """What fell due, then command after command."""
+        """What fell due, then command after command; a pass alone is no batch."""
+        if record.events and all(isinstance(event, Passed) for event in record.events):
+            self._settle()
+            return
         events: list[Event] = [each for each in record.events if not isinstance(each, OWNERS)]
         self._forget(record)
         swept = self._sweep(record, events)
@@ -234,9 +252,13 @@ class Replay:
     def _forget(self, record: Record) -> None:
         model = self.model
         before = model.reservations
+        ends = self._ends_of_windows()
         model.now = record.stamp
+        if not ends or ends[0] > model.now:
+            return
         model.forget()
-        at = self._stored_at.get(record.position, 0)
+        self._ended.update(end for end in ends if end <= model.now)
+        at = self._at(record)
         for name in before.keys() - model.reservations.keys():
             self.sights[name] += (
                 Sight(self._served_at, None, before[name].channel),
@@ -282,6 +304,10 @@ class Replay:
         known = self.model.reservations.get(name)
         return known is not None and known.state is State.EXPIRED
 
+    def _at(self, record: Record) -> int:
+        """Since when the record has been durable."""
+        return self._stored_at.get(record.position, 0)
+
     # --- one command that had an effect ---
 
     def _do(self, record: Record, group: list[Event]) -> None:
@@ -302,7 +328,9 @@ class Replay:
                 self._check_given(record, given)
                 return
             problems.append(problem)
-        for command in self._calls.unheard(first, kind, self._stored_at.get(record.position, 0)):
+        for command, is_doubtful in self._calls.unheard(first, kind, self._at(record)):
+            if is_doubtful and problems:
+                break
             problem = self._try(command, group)
             if problem is None:
                 self._check_asked(record, command)
@@ -361,7 +389,7 @@ class Replay:
             self.violations.append(
                 f"{where}: {given.command} was answered {given.answer}, right is {self._answer}"
             )
-        stored_at = self._stored_at.get(record.position, 0)
+        stored_at = self._at(record)
         if given.arrived > stored_at:
             self.violations.append(
                 f"{where} has the effect of {given.command}, which reached {given.host} only later"
@@ -371,7 +399,7 @@ class Replay:
     def _check_asked(self, record: Record, command: Command) -> None:
         """Somebody asked for it, and was not told that nothing was done."""
         self._see(record, command)
-        doubt = self._calls.doubt(command, self._stored_at.get(record.position, 0))
+        doubt = self._calls.doubt(command, self._at(record))
         if doubt is not None:
             self.violations.append(
                 f"shard {self.shard}: {record.position} has the effect of {command}, but {doubt}"
@@ -384,7 +412,7 @@ class Replay:
         if name is not None and known is not None and known.request is not None:
             sights = self.sights[name]
             if not sights or not sights[-1].known:
-                at = self._stored_at.get(record.position, 0)
+                at = self._at(record)
                 sights.append(Sight(at, True, known.channel))
 
     # --- answers without an effect ---
@@ -421,7 +449,7 @@ class Replay:
         if following is not None and following.position.sequence:
             latest = min(latest, following.stamp)
         reservations, keys, now = model.reservations, model.keys, model.now
-        for moment in self.ends_of_windows():
+        for moment in self._ends_of_windows():
             if now < moment <= latest and self._pending:
                 model.now = moment
                 model.forget()
@@ -433,7 +461,7 @@ class Replay:
         elapsed = max(0, given.at - self._not_before) // 1_000
         return self._stamp + int(elapsed * CLOCK_SLACK) + CLOCK_SLACK_US
 
-    def ends_of_windows(self) -> list[int]:
+    def _ends_of_windows(self) -> list[int]:
         model = self.model
         ends = {
             each.finished_at + model.window(each)
@@ -441,6 +469,11 @@ class Replay:
             if each.finished_at is not None
         }
         return sorted(ends | {at + model.keys_window_us for _, at in model.keys.values()})
+
+    @property
+    def windows(self) -> list[int]:
+        """When what was forgotten ceased to be remembered, and what is remembered will."""
+        return sorted(self._ended | set(self._ends_of_windows()))
 
     def _never_right(self, record: Record, given: Given) -> str:
         where = f"shard {self.shard}: {given.host} answered {given.command} with {given.answer}"

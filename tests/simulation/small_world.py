@@ -32,6 +32,7 @@ from engine.messages import (
     Opened,
     Passed,
     Release,
+    ReservationCommand,
     Reserve,
     SetChannel,
     SnapshotBegun,
@@ -194,15 +195,17 @@ class SmallWorld:
             return self.read(tenure)
         command = self.traffic.command(tenure.model)
         if isinstance(command, SetChannel):
-            command = msgspec.structs.replace(command, shard=tenure.number)
+            return msgspec.structs.replace(command, shard=tenure.number)
+        if isinstance(command, ReservationCommand):
+            return msgspec.structs.replace(command, home=tenure.number)
         return command
 
     def read(self, tenure: Tenure) -> Command:
         sku = self.random.choice([*SKUS, "chimera"])
         channel = self.random.choice([None, *CHANNELS])
         reads: list[Command] = [
-            GetReservation(self.random.choice(NAMES), scope=channel),
-            GetReservation(self.random.choice(NAMES)),
+            GetReservation(self.random.choice(NAMES), tenure.number, channel),
+            GetReservation(self.random.choice(NAMES), tenure.number),
             GetStock(sku),
             GetAvailability(sku, channel),
             GetChannel(tenure.number, channel or "nobody"),
