@@ -96,7 +96,11 @@ class Entry(NamedTuple):
 
 
 class Journal(Protocol):
-    """What an owner needs of a journal. All of it may raise BusyError and LostError."""
+    """What an owner needs of a journal. All of it may raise BusyError and LostError.
+
+    What was asked for under one `run_id` and changes anything, but for storing a chunk, is not done
+    under another: whoever asked has to look first what the other server process has.
+    """
 
     @property
     def run_id(self) -> str:
@@ -267,18 +271,23 @@ class RedisJournal:
 
     async def trim(self, shard: int, below: Position) -> int:
         """See Journal. Whole nodes of the stream first, few at a time; then what is left of one."""
-        key, limit = self._key(shard), b"%d-%d" % below
-        bounded = b"LIMIT", b"%d" % limits.TRIM_ENTRIES_MAX
+        key, limit, run_id = self._key(shard), b"%d-%d" % below, self.run_id
+        nodes = pack(
+            *(b"XTRIM", key, b"MINID", b"~", limit, b"LIMIT", b"%d" % limits.TRIM_ENTRIES_MAX)
+        )
         removed = 0
-        while step := await self._ask(pack(b"XTRIM", key, b"MINID", b"~", limit, *bounded)):
+        while step := await self._ask(nodes, moves=False):
             removed += int(step)
-        return removed + int(await self._ask(pack(b"XTRIM", key, b"MINID", b"=", limit)))
+            if self.run_id != run_id:
+                raise BusyError(f"{self._target}: another server process answers now")
+        rest = await self._ask(pack(b"XTRIM", key, b"MINID", b"=", limit), moves=False)
+        return removed + int(rest)
 
     async def store(self, shard: int, name: str, chunk: bytes | None) -> bool:
         """See Journal."""
         key = chunk_key(shard, name).encode()
         if chunk is None:
-            return bool(await self._ask(pack(b"UNLINK", key)))
+            return bool(await self._ask(pack(b"UNLINK", key), moves=False))
         assert 0 < len(chunk) <= limits.SNAPSHOT_CHUNK_BYTES_MAX, f"a chunk of {len(chunk)} bytes"
         return await self._ask(pack(b"SET", key, chunk, b"NX")) is not None
 

@@ -156,10 +156,7 @@ class MemoryJournal:
     ) -> None:
         """See Journal."""
         check_append(shard, position, record)
-        run_id = self.run_id
-        await self._turn()
-        if run_id != self.run_id:
-            raise BusyError("another server process answers now")
+        await self._turn_of(self.run_id)
         if self.lose_requests:
             self.lose_requests -= 1
             raise LostError("the request was lost")
@@ -178,14 +175,17 @@ class MemoryJournal:
 
     async def trim(self, shard: int, below: Position) -> int:
         """See Journal."""
-        await self._turn()
+        await self._turn_of(self.run_id)
         return self._store.trim(shard, below)
 
     async def store(self, shard: int, name: str, chunk: bytes | None) -> bool:
         """See Journal."""
         key = chunk_key(shard, name)
         assert chunk is None or 0 < len(chunk) <= limits.SNAPSHOT_CHUNK_BYTES_MAX
-        await self._turn()
+        if chunk is None:
+            await self._turn_of(self.run_id)
+        else:
+            await self._turn()
         return self._store.store(key, chunk)
 
     async def load(self, shard: int, name: str) -> bytes | None:
@@ -202,3 +202,9 @@ class MemoryJournal:
             await self._moving.wait()
         finally:
             self.waiting -= 1
+
+    async def _turn_of(self, run_id: str) -> None:
+        """The same, but of that server process, and of no other."""
+        await self._turn()
+        if run_id != self.run_id:
+            raise BusyError("another server process answers now")

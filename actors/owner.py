@@ -289,6 +289,7 @@ class Owner:
             self.shard,
             self.appender,
             found.generations,
+            found.chunks,
             self.poke,
             self._archiver,
         )

@@ -12,7 +12,7 @@ the place and the reason: the shard stops, it never skips and never guesses.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Final, NamedTuple
 
 import structlog
@@ -66,7 +66,9 @@ class Recovered(NamedTuple):
     last_position: Position
     last_checksum: int
     generations: list[Position]
-    """The snapshots that are kept, older first; it was restored from the last."""
+    """The snapshots that are kept, older first; it was restored from the last…"""
+    chunks: int
+    """…which has so many."""
     records: int
     events: int
     written: int
@@ -250,6 +252,7 @@ async def recover(
         replay.position,
         replay.checksum,
         [each for each in generations if each != START],
+        0 if reader is None else reader.chunks,
         replay.records,
         replay.events,
         written,
@@ -267,14 +270,32 @@ async def _restore_newest(
     journal reaches back to it; if it did not, the records would not link.
     """
     shard = make_shard()
-    entries = await _read(journal, shard.number, START, _PAGE, newest=True)
-    records = [decode_record(each.record, shard.number, each.position) for each in entries]
-    for pointer in sorted({each.snapshot for each in records} - {START}, reverse=True):
-        reader = await _restore(journal, shard, pointer, progress)
-        if reader is not None:
-            return shard, reader
-        shard = make_shard()
+    tried = {START}
+    async for pointers in _pointers(journal, shard.number):
+        for pointer in sorted(pointers - tried, reverse=True):
+            reader = await _restore(journal, shard, pointer, progress)
+            if reader is not None:
+                return shard, reader
+            shard = make_shard()
+        tried |= pointers
     return shard, None
+
+
+async def _pointers(journal: Journal, number: int) -> AsyncIterator[set[Position]]:
+    """The snapshots that records tell of: of the last records; and then, if these are not enough,
+    of all."""
+    newest = await _read(journal, number, START, _PAGE, newest=True)
+    yield _told(number, newest)
+    found, after = set[Position](), START
+    while page := await _read(journal, number, after, _PAGE):
+        found |= _told(number, page)
+        after = page[-1].position
+        await asyncio.sleep(0)
+    yield found
+
+
+def _told(number: int, entries: list[Entry]) -> set[Position]:
+    return {decode_record(each.record, number, each.position).snapshot for each in entries}
 
 
 async def _restore(

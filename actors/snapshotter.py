@@ -9,6 +9,10 @@ pointer is acknowledged, so there is a whole way back at every moment. The annou
 the new pointer itself. Whoever recovers the shard finds in the journal what was begun and not
 announced, and deletes it: nothing else knows those names.
 
+A server that goes back in time may take the newest snapshots with it. So nothing older is given up
+before the newest was seen to be whole, and never on another server process than the one that has
+shown it. If it is not whole it counts for nothing, and the next one is taken at once.
+
 Chunks are deleted by exact name, and only those of generations below the older of the two that are
 kept. They go from the last to the first, as they came from the first to the last: those that are
 there have the numbers from 0 on at every moment, and whoever is interrupted can be followed.
@@ -30,9 +34,9 @@ failure on, when the server is hardly more than half full.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 import structlog
 
@@ -49,9 +53,18 @@ from engine.messages import Answer, AuditView, SnapshotBegun, SnapshotTaken, Sta
 from engine.shard import Shard
 from engine.snapshot import SnapshotReader, SnapshotWriter, chunk_name
 
+T = TypeVar("T")
 _NO_ROOM_SECONDS: Final = 10.0
 """Before a snapshot is tried again for which there was no memory, and none to be made."""
 _log = structlog.get_logger(__name__)
+
+
+class _NotWholeError(Exception):
+    """The server does not have all of the newest snapshot."""
+
+
+class _WentBackError(Exception):
+    """Another server process answers than the one that has shown the newest snapshot."""
 
 
 class Snapshotter:
@@ -63,15 +76,19 @@ class Snapshotter:
         shard: Shard,
         appender: Appender,
         generations: list[Position],
+        chunks: int,
         on_waiting: Callable[[], None],
         archiver: Archiver | None = None,
     ) -> None:
-        """`generations`: the snapshots that are kept, older first; `on_waiting` is called
-        when a batch is needed for something to go on; None archives nothing."""
+        """`generations`: the snapshots that are kept, older first, the last of which has so many
+        `chunks`; `on_waiting` is called when a batch is needed for something to go on; None
+        archives nothing."""
         self._journal = journal
         self._shard = shard
         self._appender = appender
         self._generations = generations
+        self._chunks = chunks
+        """Of the newest of these; 0 = it is not known."""
         self._on_waiting = on_waiting
         self._archiver = archiver
         self._loop = asyncio.get_running_loop()
@@ -101,7 +118,7 @@ class Snapshotter:
         """…which is tried again then."""
         self._begun: Position | None = None
         """Where the record of this batch will stand, that says that a snapshot is begun there."""
-        self._acknowledged: Position | None = None
+        self._acknowledged: SnapshotTaken | None = None
         self._asked: list[tuple[Waiter, int]] = []
         """Who waits for an audit to begin…"""
         self._told: list[tuple[Waiter, int]] = []
@@ -159,7 +176,7 @@ class Snapshotter:
             self._wanted = True
             self._start(self._delete(position, taken.chunks))
             return None
-        self._appender.pointer = self._acknowledged = position
+        self._appender.pointer, self._acknowledged = position, taken
         return taken
 
     def _begin(self) -> SnapshotBegun | None:
@@ -344,10 +361,13 @@ class Snapshotter:
             self._may_relieve = True
             self._settle_at = self._loop.time() + limits.ARCHIVE_RETRY_SECONDS
             return False
+        except _NotWholeError:
+            return False
 
-    async def _trim(self, pointer: Position) -> None:
-        """The pointer is acknowledged: keep it and the one before, and the journal back to that."""
-        self._generations.append(pointer)
+    async def _trim(self, taken: SnapshotTaken) -> None:
+        """Its pointer is acknowledged: keep it and the one before, and the journal back to that."""
+        self._generations.append(Position(taken.epoch, taken.sequence))
+        self._chunks = taken.chunks
         self._may_relieve = True
         self._trimmable = self._cut_bytes
         await self._settle()
@@ -361,7 +381,7 @@ class Snapshotter:
         older = self._generations[-2]
         try:
             await self._forget_before(older)
-        except NotArchivedError:
+        except (NotArchivedError, _NotWholeError):
             return
         self._unsettled = False
         _log.info("journal_trimmed", shard=self._shard.number, below=str(older))
@@ -370,26 +390,60 @@ class Snapshotter:
 
     async def _forget_before(self, keep: Position) -> int:
         """Archive, and then delete, the generations before `keep`, and the journal before it. How
-        many chunks and records are gone. Raises NotArchivedError."""
+        many chunks and records are gone. Raises NotArchivedError and _NotWholeError."""
+        while True:
+            run_id = self._journal.run_id
+            try:
+                await self._look_at_newest(run_id)
+                return await self._forget(keep, run_id)
+            except _WentBackError:
+                continue
+
+    async def _look_at_newest(self, run_id: str) -> None:
+        """Raise _NotWholeError unless this server process has all of the newest snapshot. Then
+        that is as good as none, and the next one is wanted."""
+        chunks = self._chunks and await self._count(self._generations[-1])
+        if chunks and chunks == self._chunks:
+            return
+        self._unsettled, self._wanted = False, True
+        if self._chunks:
+            lost = self._generations.pop()
+            self._chunks = 0
+            self._appender.pointer = self._generations[-1] if self._generations else START
+            _log.warning("snapshot_lost", shard=self._shard.number, position=str(lost))
+            await self._delete(lost, chunks, run_id)
+        raise _NotWholeError
+
+    async def _forget(self, keep: Position, run_id: str) -> int:
+        """The same, on one server process. Raises _WentBackError as well."""
+        number = self._shard.number
         older = [each for each in self._generations if each < keep]
         if self._archiver is not None:
-            await self._archiver.keep_records(self._journal, self._shard.number, keep)
+            await self._archiver.keep_records(self._journal, number, keep)
             for each in older:
                 await self._archiver.keep_snapshot(self._journal, self._shard, each)
         gone = 0
         for each in older:
+            chunks = await self._count(each)
+            await self._delete(each, chunks, run_id)
             if each in self._generations:
                 self._generations.remove(each)
-            chunks = await self._count(each)
-            await self._delete(each, chunks)
             gone += chunks
-        return gone + await patiently(partial(self._journal.trim, self._shard.number, keep))
+        trim = partial(self._journal.trim, number, keep)
+        return gone + await patiently(partial(self._ask_of, run_id, trim))
 
-    async def _delete(self, generation: Position, chunks: int) -> None:
-        """Delete the chunks of a generation by exact name, last to first."""
+    async def _delete(self, generation: Position, chunks: int, run_id: str | None = None) -> None:
+        """Delete the chunks of a generation by exact name, last to first; with `run_id`, on that
+        server process only. Raises _WentBackError if another one answers."""
         for number in reversed(range(chunks)):
             name = chunk_name(generation, number)
-            await patiently(partial(self._journal.store, self._shard.number, name, None))
+            ask = partial(self._journal.store, self._shard.number, name, None)
+            await patiently(ask if run_id is None else partial(self._ask_of, run_id, ask))
+
+    async def _ask_of(self, run_id: str, ask: Callable[[], Awaitable[T]]) -> T:
+        if self._journal.run_id != run_id:
+            raise _WentBackError
+        return await ask()
 
     async def _count(self, generation: Position) -> int:
         """How many chunks there are of a generation: those from number 0 on."""

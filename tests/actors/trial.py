@@ -173,13 +173,17 @@ class FaultyJournal(MemoryJournal):
             raise BusyError(f"{name} {number} was not done")
         return fault
 
+    def _check(self, run_id: str) -> None:
+        """What was asked for under one run_id is not done under another."""
+        if run_id != self.run_id:
+            raise BusyError("another server process answers now")
+
     async def append(
         self, shard: int, position: Position, record: bytes, *, create: bool = False
     ) -> None:
         run_id = self.run_id
         fault = self._failing("append")
-        if run_id != self.run_id:
-            raise BusyError("another server process answers now")
+        self._check(run_id)
         await super().append(shard, position, record, create=create)
         _maybe_lose(fault)
 
@@ -192,13 +196,18 @@ class FaultyJournal(MemoryJournal):
         return entries
 
     async def trim(self, shard: int, below: Position) -> int:
+        run_id = self.run_id
         fault = self._failing("trim")
+        self._check(run_id)
         removed = await super().trim(shard, below)
         _maybe_lose(fault)
         return removed
 
     async def store(self, shard: int, name: str, chunk: bytes | None) -> bool:
+        run_id = self.run_id
         fault = self._failing("store" if chunk is not None else "delete")
+        if chunk is None:
+            self._check(run_id)
         stored = await super().store(shard, name, chunk)
         _maybe_lose(fault)
         return stored
