@@ -143,6 +143,14 @@ class RealServer:
             self._sessions.remove(session)
             session.close()
 
+    def rewrite_file(self) -> None:
+        """Have the append-only file rewritten from memory, and wait until that is done."""
+        self.ask(b"BGREWRITEAOF")
+        deadline = time.monotonic() + SECONDS_MAX
+        busy = (b"aof_rewrite_in_progress:1", b"aof_rewrite_scheduled:1")
+        while any(line in self.ask(b"INFO", b"persistence") for line in busy):
+            assert time.monotonic() < deadline, "it is still rewriting its file"
+
     def limit_file(self, more_bytes: int | None) -> None:
         """Let no file of it grow larger than its append-only file is now, and `more_bytes`.
 

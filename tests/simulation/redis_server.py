@@ -125,7 +125,6 @@ class SimulatedServer:
         assert not self.serving, "it serves already"
         self._lives += 1
         self.run_id = f"{self._lives:040x}"
-        self._store = Store(self.node_entries)
         for effect in self.log:
             self._store.apply(effect)
         self.serving = True

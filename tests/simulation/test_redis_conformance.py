@@ -62,6 +62,7 @@ def test_appends(pair: Pair) -> None:
         "XADD k NOMKSTREAM NOMKSTREAM 9-1 r v",
         "xadd k nomkstream 9-2 r v",
         "XADD k NOMKSTREAM 9-2 r v",
+        "XADD k 9-3 another-field v",
         "XADD c x r v",
         "SET c v NX",
         "XADD c 1-1 r v",

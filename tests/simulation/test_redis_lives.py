@@ -102,13 +102,18 @@ def test_random_lives(name: str, tmp_path: Path) -> None:
 
 @on_each_server
 def test_random_lives_with_deaths(name: str, tmp_path: Path) -> None:
-    """What was acknowledged is there after kill -9, as are last ids and the nodes of streams."""
+    """What was acknowledged is there after kill -9, as are last ids and the nodes of streams.
+
+    Also if the file was rewritten before, which the simulated server need not do.
+    """
     with living(tmp_path, name) as real:
         for seed in range(1_000, 1_006):
             pair, life = Pair(real), Life(seed)
             for _ in range(3):
                 real_replies, replies = pair.feed(*life.commands(40))
                 assert (seed, real_replies) == (seed, replies)
+                if life.chance.random() < 0.5:
+                    real.rewrite_file()
                 pair.restart()
 
 
