@@ -372,11 +372,19 @@ class _Replay:
             self._before_claim = self.position, self.checksum
         for event in record.events:
             self._check(event, record)
-        self._shard.replay(record.stamp, record.events)
+        self._apply(record)
         self._before = record
         self.records += 1
         self.events += len(record.events)
         self._reach(record.position, record.checksum)
+
+    def _apply(self, record: Record) -> None:
+        try:
+            self._shard.replay(record.stamp, record.events)
+        except Exception as error:  # of whatever kind: it cannot be what was lived
+            raise CorruptRecordError(
+                f"shard {record.shard}, record {record.position}: does not apply: {error!r}"
+            ) from error
 
     def _check(self, event: Event, record: Record) -> None:
         """What an event says about the journal itself must be so."""
