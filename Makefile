@@ -37,4 +37,4 @@ bench: install ## measure this machine
 	@$(VENV)/bin/onhand bench run
 
 faults: install ## the long fault runs: real processes are killed
-	@$(VENV)/bin/python -m pytest -m faults tests/faults
+	@$(VENV)/bin/python -m pytest -m faults tests/faults tests/golden

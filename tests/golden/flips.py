@@ -102,15 +102,18 @@ def judge(serve: Callable[[], object], whole: object) -> tuple[str, str]:
     """What comes of serving what was damaged, and what there is to say about it."""
     try:
         served = serve()
-    except _REFUSALS as error:
-        if _PLACE.search(str(error)):
-            return REFUSED, str(error)
-        return BROKE, f"refused, but where? {error!r}"
-    except Exception as error:  # whatever else comes out is what is looked for
-        return BROKE, repr(error)
+    except Exception as error:  # whatever comes out is what is looked for
+        said = refusal_of(error)
+        return (REFUSED, said) if said else (BROKE, repr(error))
     if served == whole:
         return IDENTICAL, ""
     return DIFFERENT, f"{served!r:.200}"
+
+
+def refusal_of(error: Exception) -> str:
+    """What a refusal says; nothing if it is none, or does not say where."""
+    is_precise = isinstance(error, _REFUSALS) and _PLACE.search(str(error))
+    return str(error) if is_precise else ""
 
 
 def run(every: int) -> Table:
