@@ -205,6 +205,8 @@ class Snapshotter:
             self._start(self._store(self._cut(), self._journal.run_id))
         elif begun is not None:
             self._wanted = True  # a pass stands after it
+        elif self.taken is not None:
+            return  # what comes of it is next
         elif self._asked and self._task is None:
             self._told, self._asked = self._asked, []
             self._start(self._audit(self._cut()))

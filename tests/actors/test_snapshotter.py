@@ -10,7 +10,16 @@ from actors.owner import Phase
 from actors.snapshotter import Snapshotter
 from engine import limits
 from engine.codec import GENESIS, START, Position
-from engine.messages import Commit, Event, GetStock, Passed, SnapshotBegun, SnapshotTaken, Status
+from engine.messages import (
+    Audit,
+    Commit,
+    Event,
+    GetStock,
+    Passed,
+    SnapshotBegun,
+    SnapshotTaken,
+    Status,
+)
 from engine.snapshot import chunk_name
 from tests.actors.servers import eventually
 from tests.actors.trial import (
@@ -318,6 +327,32 @@ async def test_a_snapshot_is_of_one_moment(trial: Trial, small_snapshots: None) 
 def _hurry(life: Life) -> None:
     for number in range(30):
         life.send(receive(1, f"sku-{number}"))
+
+
+@timeless
+async def test_an_audit_waits_for_what_is_announced(
+    trial: Trial, small_snapshots: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A snapshot that is complete while a batch is on its way is announced by the next; an audit
+    that was asked for meanwhile comes after that, and not into the way of the one after."""
+    monkeypatch.setattr(limits, "SNAPSHOT_AFTER_EVENTS", 1_000)
+    journal = trial.journal()
+    life = await trial.serve(journal)
+    for number in range(400):
+        await life.ask(receive(1, f"sku-{number}"))
+    monkeypatch.setattr(limits, "SNAPSHOT_AFTER_EVENTS", 1)
+    await life.ask(receive(1))
+    await life.ask(receive(1))
+    assert 1 == len(begun(trial)) > len(announced(trial))
+    journal.once("append", lambda: journal.fault_last(BUSY))
+    waiting = life.send(receive(1))
+    audit = life.send(Audit(0))
+    await waiting.first()
+    for _ in range(100):
+        await life.ask(receive(1))
+
+    assert Status.OK is (await audit.first()).status
+    assert 1 == len(announced(trial))
 
 
 @timeless
