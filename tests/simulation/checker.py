@@ -192,7 +192,7 @@ class Judge:
                     f"shard {shard}: {given.host} answered {given.command}, which reached it at"
                     f" {given.arrived}, upon {position}; by then {newest[shard][index - 1]} stood"
                 )
-            claimant = self.replays[shard].hosts.get(head.epoch, given.host)
+            claimant = self.replays[shard].lineage.hosts.get(head.epoch, given.host)
             if claimant != given.host:
                 self.violations.append(
                     f"shard {shard}: {given.host} answered {given.command} upon {position}, but"
@@ -302,8 +302,8 @@ class Judge:
         that asks the engine."""
         replay = self.replays[shard]
         engine = Shard(shard, self.history.shards)
-        for number, record in enumerate(replay.records):
-            following = replay.records[number + 1 : number + 2]
+        for number, record in enumerate(replay.lineage.records):
+            following = replay.lineage.records[number + 1 : number + 2]
             for event in following[0].events if following and not record.position.sequence else ():
                 if isinstance(event, Opened):
                     self._compare(replay, engine, event.digest, f"found at {record.position}")

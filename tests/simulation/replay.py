@@ -12,23 +12,19 @@ before its first event, after any of them, or, if nothing happened for a while, 
 A shard whose journal and model have parted is not replayed further: one sentence is enough.
 """
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterator
+from typing import Any, Final
 
-from engine import limits
-from engine.codec import GENESIS, START, CorruptRecordError, Position, Record, decode_record
+from engine.codec import GENESIS, Position, Record
 from engine.messages import (
     Answer,
     AuditView,
     Buried,
-    Claimed,
     Command,
     Commit,
     Committed,
     Event,
     Expired,
-    Genesis,
     HandedOff,
     Opened,
     Passed,
@@ -43,31 +39,17 @@ from engine.messages import (
     State,
     Status,
 )
-from engine.placement import HASH
 from tests.engine.comparison import TELLING, ledger
 from tests.engine.model_stock import Line
 from tests.simulation.calls import MAKERS, Calls, name_of
 from tests.simulation.deeds import Deed, deed, done, noticed, told
 from tests.simulation.history import Given, History
+from tests.simulation.lineage import Lineage, PartedError, runs_on
 from tests.simulation.quick_model import Before, QuickModel
+from tests.simulation.sightings import Sightings
 
 OWNERS: Final = (Passed, SnapshotBegun, SnapshotTaken, HandedOff)
 """What an owner journals of its own accord, within or beside batches."""
-CLOCK_SLACK: Final = 1.1
-CLOCK_SLACK_US: Final = limits.SECOND_US
-"""A host's clock runs at most so much ahead of the world's, since its last stamp."""
-
-
-class Parted(Exception):
-    """The journal and the model are not of the same shard any more; says why."""
-
-
-class Sight(NamedTuple):
-    """From `at` on a reservation was known, was not, or (None) perhaps was."""
-
-    at: int
-    known: bool | None
-    channel: str | None
 
 
 class Replay:
@@ -87,26 +69,18 @@ class Replay:
         self.shard = shard
         self.model = QuickModel(shard, history.shards)
         self.violations: list[str] = []
-        self.sights: dict[str, list[Sight]] = defaultdict(list)
-        self.hosts: dict[int, str] = {}
-        """Epoch → who claimed it."""
-        self.records: list[Record] = []
-        self._history = history
+        entries = history.lineage.get(shard, [])
+        self.lineage = Lineage(shard, history.shards, entries, stored_at)
+        self._sightings = Sightings()
         self._calls = calls
         self._given = given
         self._audits = audits
-        self._stored_at = stored_at
-        self._begun: set[Position] = set()
-        self._announced = {START}
-        self._number = 0
-        """Of the record at hand."""
         self._stamp = 0
+        """The latest, of those who served."""
         self._not_before = 0
         """The stamp of the record at hand was taken after this moment of the world."""
         self._ended: set[int] = set()
         """When windows ended of what is forgotten by now."""
-        self._opened = (0, 0)
-        """The stamp that the present owner began with, and a moment of the world before that."""
         self._served_at = 0
         """Since then answers have rested on the record before, or could."""
         self._pending: list[Given] = []
@@ -115,126 +89,44 @@ class Replay:
 
     def run(self) -> None:
         """Fill `violations`."""
-        lineage = self._history.lineage.get(self.shard, [])
         try:
-            self.records = list(self._proven(lineage))
-            for number, record in enumerate(self.records):
-                following = self.records[number + 1] if number + 1 < len(self.records) else None
-                self._number = number
-                self._take(record, following)
+            records = self.lineage.prove()
+            for number, record in enumerate(records):
+                self._take(record, records[number + 1] if number + 1 < len(records) else None)
             self._check_ledger()
-        except Parted as parting:
+        except PartedError as parting:
             self.violations.append(f"shard {self.shard}: {parting}")
-
-    # --- records prove themselves ---
-
-    def _proven(self, lineage: Sequence[tuple[Position, bytes]]) -> Iterator[Record]:
-        before: Record | None = None
-        for position, data in lineage:
-            try:
-                record = decode_record(data, self.shard, position)
-            except CorruptRecordError as error:
-                raise Parted(f"a record does not prove itself: {error}") from error
-            self._link(before, record)
-            yield record
-            before = record
-
-    def _link(self, before: Record | None, record: Record) -> None:
-        """Each record follows the one before, or begins an epoch."""
-        here = record.position
-        if before is None:
-            if here != GENESIS:
-                raise Parted(f"its journal begins with {here}, not with {GENESIS}")
-        elif here.sequence == 0:
-            if here.epoch <= before.position.epoch:
-                raise Parted(f"claim {here} stands after {before.position}")
-        elif here != (before.position.epoch, before.position.sequence + 1):
-            raise Parted(f"{here} stands after {before.position}")
-        elif record.previous != before.checksum:
-            raise Parted(f"{here} was written after another record than {before.position}")
 
     # --- one record ---
 
     def _take(self, record: Record, following: Record | None) -> None:
-        sequence, events = record.position.sequence, record.events
+        sequence = record.position.sequence
         self._pending = list(self._given.get(record.position, ()))
-        if record.position == GENESIS:
-            self._check_genesis(events)
-        elif sequence == 0:
-            self._check_claim(record)
-        elif sequence == 1:
+        self.lineage.take(record)
+        self._stamp = max(self._stamp, record.stamp) if sequence else self._stamp
+        if sequence == 1 and record.position != GENESIS:
             self._open(record)
             self._settle()
-        else:
-            self._check_stamp(record)
-            self._check_clock(record)
+        elif sequence > 1:
             self._batch(record)
-        if sequence:
-            self._stamp = max(self._stamp, record.stamp)
-        self._check_pointer(record)
         if self._pending:
             self._later(record, following)
         for given in self._pending:
             self.violations.append(self._never_right(record, given))
-        self._not_before = self._stored_at.get(record.position, self._not_before)
+        self._not_before = self.lineage.at(record)
         if sequence:
             self._served_at = self._not_before
         self._check_audits(record.position)
 
-    def _check_genesis(self, events: list[Event]) -> None:
-        if len(events) != 1 or not isinstance(events[0], Genesis):
-            raise Parted(f"its first record tells of {events}")
-        if (events[0].shards, events[0].hash) != (self._history.shards, HASH):
-            raise Parted(f"its first record is of {events[0].shards} shards by {events[0].hash}")
-
-    def _check_claim(self, record: Record) -> None:
-        if len(record.events) != 1 or not isinstance(record.events[0], Claimed):
-            raise Parted(f"{record.position} is no claim: {record.events}")
-        self.hosts[record.position.epoch] = record.events[0].host
-
     def _open(self, record: Record) -> None:
-        """Served from here on, under these settings; what was found is what stands there."""
-        events, where = record.events, record.position
-        if len(events) != 1 or not isinstance(events[0], Opened):
-            raise Parted(f"{where} opens nothing: {events}")
-        self._check_stamp(record)
-        event = events[0]
-        before = self.records[self._number - 2]
-        found = (event.previous_epoch, event.previous_sequence, event.previous_checksum)
-        if found != (*before.position, before.checksum):
-            raise Parted(f"{where} says that {found[0]}-{found[1]} stands before its claim")
-        if not record.stamp == event.opened_at <= event.grace_until:
-            raise Parted(f"{where} was opened at {event.opened_at}, its stamp is {record.stamp}")
-        self._opened = record.stamp, self._not_before
-        self.model.opened(event.grace_until)
-        self.model.finished_window_us = event.finished_window_us
-        self.model.returns_window_us = event.returns_window_us
-        self.model.keys_window_us = event.keys_window_us
-        self._forget(record)
-
-    def _check_stamp(self, record: Record) -> None:
-        if record.stamp < self._stamp:
-            raise Parted(f"{record.position} has stamp {record.stamp}, after {self._stamp}")
-
-    def _check_clock(self, record: Record) -> None:
-        """An owner's clock runs like the world's, as far as it matters."""
-        stamp, at = self._opened
-        ahead = record.stamp - stamp - CLOCK_SLACK_US
-        elapsed = (self._at(record) - at) // 1_000
-        if ahead > elapsed * CLOCK_SLACK:
-            raise Parted(f"{record.position} has a stamp {ahead} µs on, after {elapsed} µs")
-
-    def _check_pointer(self, record: Record) -> None:
+        """Served from here on, under these settings."""
         for event in record.events:
-            if isinstance(event, SnapshotBegun):
-                self._begun.add(record.position)
-            elif isinstance(event, SnapshotTaken):
-                taken = Position(event.epoch, event.sequence)
-                if taken not in self._begun:
-                    raise Parted(f"{record.position} tells of a snapshot, not begun at {taken}")
-                self._announced.add(taken)
-        if record.snapshot not in self._announced:
-            raise Parted(f"{record.position} points at {record.snapshot}, no snapshot")
+            if isinstance(event, Opened):
+                self.model.opened(event.grace_until)
+                self.model.finished_window_us = event.finished_window_us
+                self.model.returns_window_us = event.returns_window_us
+                self.model.keys_window_us = event.keys_window_us
+        self._forget(record)
 
     def _batch(self, record: Record) -> None:
         """What fell due, then command after command; a pass alone is no batch."""
@@ -258,12 +150,9 @@ class Replay:
             return
         model.forget()
         self._ended.update(end for end in ends if end <= model.now)
-        at = self._at(record)
+        at = self.lineage.at(record)
         for name in before.keys() - model.reservations.keys():
-            self.sights[name] += (
-                Sight(self._served_at, None, before[name].channel),
-                Sight(at, False, None),
-            )
+            self._sightings.fades(name, before[name].channel, self._served_at, at)
 
     def _sweep(self, record: Record, events: list[Event]) -> int:
         """Expire what is overdue; how many events tell of it."""
@@ -276,7 +165,7 @@ class Replay:
             expected += [("ShortfallChanged", *short) for short in noticed(model, before)]
         found = told(events[: len(expected)], [])
         if found != expected:
-            raise Parted(
+            raise PartedError(
                 f"{record.position} begins with {found}, but at its stamp there fell due {expected}"
             )
         return len(expected)
@@ -304,10 +193,6 @@ class Replay:
         known = self.model.reservations.get(name)
         return known is not None and known.state is State.EXPIRED
 
-    def _at(self, record: Record) -> int:
-        """Since when the record has been durable."""
-        return self._stored_at.get(record.position, 0)
-
     # --- one command that had an effect ---
 
     def _do(self, record: Record, group: list[Event]) -> None:
@@ -315,9 +200,9 @@ class Replay:
         first = group[0]
         kind = MAKERS.get(type(first))
         if isinstance(first, Expired):
-            raise Parted(f"{record.position} tells of {first}, which was not due")
+            raise PartedError(f"{record.position} tells of {first}, which was not due")
         if kind is None:
-            raise Parted(f"{record.position} tells of {first}, which is nobody's doing")
+            raise PartedError(f"{record.position} tells of {first}, which is nobody's doing")
         if any(isinstance(event, Committed) for event in group):
             kind = Commit
         name = name_of(first, kind)
@@ -328,7 +213,7 @@ class Replay:
                 self._check_given(record, given)
                 return
             problems.append(problem)
-        for command, is_doubtful in self._calls.unheard(first, kind, self._at(record)):
+        for command, is_doubtful in self._calls.unheard(first, kind, self.lineage.at(record)):
             if is_doubtful and problems:
                 break
             problem = self._try(command, group)
@@ -337,7 +222,7 @@ class Replay:
                 return
             problems.append(problem)
         why = problems[0] if problems else "is nobody's doing"
-        raise Parted(f"{record.position} tells of {group[:4]}, which {why}")
+        raise PartedError(f"{record.position} tells of {group[:4]}, which {why}")
 
     def _doers(self, name: tuple[Any, ...], event: Event) -> list[Given]:
         """Answers that rest on this record and say that the command did something like `event`."""
@@ -389,7 +274,7 @@ class Replay:
             self.violations.append(
                 f"{where}: {given.command} was answered {given.answer}, right is {self._answer}"
             )
-        stored_at = self._at(record)
+        stored_at = self.lineage.at(record)
         if given.arrived > stored_at:
             self.violations.append(
                 f"{where} has the effect of {given.command}, which reached {given.host} only later"
@@ -399,7 +284,7 @@ class Replay:
     def _check_asked(self, record: Record, command: Command) -> None:
         """Somebody asked for it, and was not told that nothing was done."""
         self._see(record, command)
-        doubt = self._calls.doubt(command, self._at(record))
+        doubt = self._calls.doubt(command, self.lineage.at(record))
         if doubt is not None:
             self.violations.append(
                 f"shard {self.shard}: {record.position} has the effect of {command}, but {doubt}"
@@ -410,10 +295,7 @@ class Replay:
         name = getattr(command, "reservation_id", None)
         known = self.model.reservations.get(name) if name is not None else None
         if name is not None and known is not None and known.request is not None:
-            sights = self.sights[name]
-            if not sights or not sights[-1].known:
-                at = self._at(record)
-                sights.append(Sight(at, True, known.channel))
+            self._sightings.appears(name, known.channel, self.lineage.at(record))
 
     # --- answers without an effect ---
 
@@ -458,8 +340,7 @@ class Replay:
 
     def _latest(self, given: Given) -> int:
         """What the owner's clock can have shown when it gave this answer."""
-        elapsed = max(0, given.at - self._not_before) // 1_000
-        return self._stamp + int(elapsed * CLOCK_SLACK) + CLOCK_SLACK_US
+        return self._stamp + runs_on(given.at - self._not_before)
 
     def _ends_of_windows(self) -> list[int]:
         model = self.model
@@ -499,31 +380,21 @@ class Replay:
 
     def _check_ledger(self) -> None:
         """On_hand follows from the events alone, and the shortfalls are those that were told."""
-        expected = +ledger([event for record in self.records for event in record.events])
+        expected = +ledger([event for record in self.lineage.records for event in record.events])
         found = {place: units for place, units in self.model.on_hands.items() if units}
         if found != expected:
-            raise Parted(f"on_hand is {found}, but the movements add up to {dict(expected)}")
+            raise PartedError(f"on_hand is {found}, but the movements add up to {dict(expected)}")
 
     # --- who was known ---
 
     def knew(self, name: str, scope: str | None, start: int, end: int) -> set[bool]:
         """Whether the shard knew the reservation, at any moment from `start` to `end`."""
-        before = Sight(0, False, None)
-        seen: list[Sight] = []
-        for sight in self.sights.get(name, ()):
-            if sight.at <= start:
-                before = sight
-            elif sight.at <= end:
-                seen.append(sight)
+        found = self._sightings.between(name, scope, start, end)
         known = self.model.reservations.get(name)
         if known is not None and known.finished_at is not None:
-            elapsed = int(max(0, end - self._not_before) // 1_000 * CLOCK_SLACK) + CLOCK_SLACK_US
-            if known.finished_at + self.model.window(known) <= self._stamp + elapsed:
-                seen.append(Sight(end, None, known.channel))
-        found: set[bool] = set()
-        for sight in (before, *seen):
-            visible = scope in (None, sight.channel)
-            found |= {True, False} if sight.known is None else {sight.known and visible}
+            window_end = known.finished_at + self.model.window(known)
+            if window_end <= self._stamp + runs_on(end - self._not_before):
+                return found | {False}
         return found
 
 

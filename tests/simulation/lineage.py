@@ -1,0 +1,153 @@
+"""What the records of a journal say of the journal itself.
+
+Each proves itself, and follows the one before or begins an epoch with a claim. The first is of this
+installation; an opening says what stood before its claim; stamps never go back, and do not run away
+from the world's time; a snapshot is announced where it was begun, and pointed at once announced.
+"""
+
+from collections.abc import Sequence
+from typing import Final, TypeVar
+
+from engine import limits
+from engine.codec import GENESIS, START, CorruptRecordError, Position, Record, decode_record
+from engine.messages import Claimed, Genesis, Opened, SnapshotBegun, SnapshotTaken
+from engine.placement import HASH
+
+_E = TypeVar("_E", Claimed, Genesis, Opened)
+CLOCK_SLACK: Final = 1.1
+CLOCK_SLACK_US: Final = limits.SECOND_US
+"""A host's clock runs at most so much ahead of the world's, since it opened a shard."""
+
+
+class PartedError(Exception):
+    """The journal and what it should be have parted; says where."""
+
+
+def runs_on(elapsed_ns: int) -> int:
+    """What a clock shows, in microseconds, after so long at the most."""
+    return int(max(0, elapsed_ns) // 1_000 * CLOCK_SLACK) + CLOCK_SLACK_US
+
+
+class Lineage:
+    """The journal of one shard, record by record."""
+
+    def __init__(
+        self,
+        shard: int,
+        shards: int,
+        entries: Sequence[tuple[Position, bytes]],
+        stored_at: dict[Position, int],
+    ) -> None:
+        """`stored_at`: since when each record was durable."""
+        self.shard = shard
+        self.records: list[Record] = []
+        """Those that have been taken."""
+        self.hosts: dict[int, str] = {}
+        """Epoch → who claimed it."""
+        self._shards = shards
+        self._entries = entries
+        self._stored_at = stored_at
+        self._begun: set[Position] = set()
+        self._announced = {START}
+        self._stamp = 0
+        self._opened = (0, 0)
+        """The stamp that the present owner began with, and a moment of the world before that."""
+
+    def prove(self) -> list[Record]:
+        """Every record, proven and linked to the one before."""
+        proven: list[Record] = []
+        for position, data in self._entries:
+            try:
+                record = decode_record(data, self.shard, position)
+            except CorruptRecordError as error:
+                raise PartedError(f"a record does not prove itself: {error}") from error
+            _link(proven[-1] if proven else None, record)
+            proven.append(record)
+        return proven
+
+    def at(self, record: Record) -> int:
+        """Since when the record has been durable."""
+        return self._stored_at.get(record.position, 0)
+
+    def take(self, record: Record) -> None:
+        """The next record is this."""
+        sequence = record.position.sequence
+        if record.position == GENESIS:
+            self._check_genesis(record)
+        elif sequence == 0:
+            self._check_claim(record)
+        elif sequence == 1:
+            self._check_opened(record)
+        else:
+            self._check_clock(record)
+        self._check_snapshots(record)
+        if sequence:
+            if record.stamp < self._stamp:
+                raise PartedError(
+                    f"{record.position} has stamp {record.stamp}, after {self._stamp}"
+                )
+            self._stamp = record.stamp
+        self.records.append(record)
+
+    def _check_genesis(self, record: Record) -> None:
+        event = _only(record, Genesis)
+        if (event.shards, event.hash) != (self._shards, HASH):
+            raise PartedError(f"{GENESIS} is of {event.shards} shards by {event.hash}")
+
+    def _check_claim(self, record: Record) -> None:
+        self.hosts[record.position.epoch] = _only(record, Claimed).host
+
+    def _check_opened(self, record: Record) -> None:
+        event, where = _only(record, Opened), record.position
+        before = self.records[-2]
+        found = (event.previous_epoch, event.previous_sequence, event.previous_checksum)
+        if found != (*before.position, before.checksum):
+            raise PartedError(f"{where} says that {found[0]}-{found[1]} stands before its claim")
+        if not record.stamp == event.opened_at <= event.grace_until:
+            raise PartedError(
+                f"{where} was opened at {event.opened_at}, its stamp is {record.stamp}"
+            )
+        self._opened = record.stamp, self.at(self.records[-1])
+
+    def _check_clock(self, record: Record) -> None:
+        stamp, at = self._opened
+        ahead, elapsed = record.stamp - stamp, self.at(record) - at
+        if ahead > runs_on(elapsed):
+            raise PartedError(f"{record.position} has a stamp {ahead} µs on, after {elapsed} ns")
+
+    def _check_snapshots(self, record: Record) -> None:
+        for event in record.events:
+            if isinstance(event, SnapshotBegun):
+                self._begun.add(record.position)
+            elif isinstance(event, SnapshotTaken):
+                taken = Position(event.epoch, event.sequence)
+                if taken not in self._begun:
+                    raise PartedError(
+                        f"{record.position} tells of a snapshot, not begun at {taken}"
+                    )
+                self._announced.add(taken)
+        if record.snapshot not in self._announced:
+            raise PartedError(f"{record.position} points at {record.snapshot}, no snapshot")
+
+
+def _link(before: Record | None, record: Record) -> None:
+    """Each record follows the one before, or begins an epoch."""
+    here = record.position
+    if before is None:
+        if here != GENESIS:
+            raise PartedError(f"its journal begins with {here}, not with {GENESIS}")
+    elif here.sequence == 0:
+        if here.epoch <= before.position.epoch:
+            raise PartedError(f"claim {here} stands after {before.position}")
+    elif here != (before.position.epoch, before.position.sequence + 1):
+        raise PartedError(f"{here} stands after {before.position}")
+    elif record.previous != before.checksum:
+        raise PartedError(f"{here} was written after another record than {before.position}")
+
+
+def _only(record: Record, kind: type[_E]) -> _E:
+    """The one event of a record that may have no other."""
+    events = record.events
+    if len(events) != 1 or not isinstance(events[0], kind):
+        raise PartedError(f"{record.position} should have {kind.__name__}, and has {events}")
+    return events[0]
