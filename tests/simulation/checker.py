@@ -31,6 +31,7 @@ from engine.messages import (
     Answer,
     Audit,
     AuditView,
+    Command,
     Detail,
     Find,
     GetChannel,
@@ -73,6 +74,8 @@ class Judge:
         self.first_stored_at: list[dict[Position, int]] = [{} for _ in shards]
         self.given: list[dict[Position, list[Given]]] = [defaultdict(list) for _ in shards]
         self.audits: list[dict[Position, list[Given]]] = [defaultdict(list) for _ in shards]
+        self.searched: list[Given] = []
+        """Answers of hosts that have asked all shards, and so rest on no one record."""
         self.replays: list[Replay] = []
 
     def judge(self) -> list[str]:
@@ -153,7 +156,9 @@ class Judge:
         if is_a_bug(answer):
             self.violations.append(f"{said(given)}")
         if head is None:
-            if answer.status not in WITHOUT_HEAD:
+            if answer.status is Status.UNKNOWN_RESERVATION:
+                self.searched.append(given)
+            elif answer.status not in WITHOUT_HEAD:
                 self.violations.append(f"{said(given)}, which rests on no record")
             return
         if answer.status not in WITHOUT_HEAD or answer.status is Status.INVALID:
@@ -215,6 +220,10 @@ class Judge:
         for each in self.history.given:
             if isinstance(each.command, Find) and isinstance(each.answer.body, Homes):
                 self._check_homes(each)
+        for each in self.searched:
+            known = self._known(each.command, each.arrived, each.at, scope_of(each.command))
+            if not all(False in shard for shard in known):
+                self.violations.append(f"{said(each)}, though it was known all the time")
 
     def _check_told(self, call: Call, told: Told, given: list[Given]) -> None:
         """Some host gave this answer to this call, or the edge may have said so by itself."""
@@ -224,7 +233,7 @@ class Judge:
         if answer.status in WITHOUT_HEAD and answer.status is not Status.AMBIGUOUS_RESERVATION:
             return
         heard = [each for each in given if asked.at <= each.arrived and each.at <= told.at]
-        scopes = {getattr(each.command, "scope", None) for each in heard}
+        scopes = {scope_of(each.command) for each in heard}
         if answer.status is Status.UNKNOWN_RESERVATION and not is_its_home(asked, answer, heard):
             right = self._is_known_nowhere(call, told, scopes)
         else:
@@ -236,16 +245,17 @@ class Judge:
 
     def _is_known_nowhere(self, call: Call, told: Told, scopes: set[str | None]) -> bool:
         """Whether each shard did not know the reservation, at some moment of the call."""
-        scopes = scopes | {getattr(call.asked.command, "scope", None)}
-        return any(all(False in known for known in self._known(call, told, s)) for s in scopes)
+        command = call.asked.command
+        return any(
+            all(False in known for known in self._known(command, call.asked.at, told.at, scope))
+            for scope in scopes | {scope_of(command)}
+        )
 
-    def _known(self, call: Call, told: Told, scope: str | None) -> list[set[bool]]:
-        """Per shard, whether it knew the reservation while the call lasted."""
-        name = getattr(call.asked.command, "reservation_id", "")
+    def _known(self, command: Command, start: int, end: int, scope: str | None) -> list[set[bool]]:
+        """Per shard, whether it knew the reservation that the command is about."""
+        name = getattr(command, "reservation_id", "")
         return [
-            {True, False}
-            if self._may_lack(replay.shard)
-            else replay.knew(name, scope, call.asked.at, told.at)
+            {True, False} if self._may_lack(replay.shard) else replay.knew(name, scope, start, end)
             for replay in self.replays
         ]
 
@@ -258,7 +268,7 @@ class Judge:
             return answer.status is Status.UNKNOWN_CHANNEL
         if not hasattr(command, "reservation_id"):
             return False
-        known = self._known(call, told, getattr(command, "scope", None))
+        known = self._known(command, call.asked.at, told.at, scope_of(command))
         if isinstance(command, Find) and isinstance(answer.body, Homes):
             homes = answer.body
             return all((shard in homes.shards) in known[shard] for shard in homes.asked)
@@ -326,6 +336,11 @@ class Judge:
                 engine.state.now = moment
                 found = engine.digest()
         engine.state.now = now
+
+
+def scope_of(command: Command) -> str | None:
+    scope: str | None = getattr(command, "scope", None)
+    return scope
 
 
 def is_a_bug(answer: Answer) -> bool:
