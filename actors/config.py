@@ -61,6 +61,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     season of the year before; 0 = for ever."""
     archive_snapshot_bytes: int = limits.ARCHIVE_SNAPSHOT_BYTES
     """Journal of one shard between two snapshots that are kept there, at least."""
+    audit_interval_us: int = 900 * limits.SECOND_US
+    """Between two audits of a shard that nobody asks for; 0 = there are none."""
     require_keys: bool = False
     """Also on loopback and unix sockets."""
     log_level: LogLevel = "info"
@@ -141,4 +143,5 @@ _RANGES: Final = (
     ("grace_us", 0, _DAY_US),
     ("archive_days", 0, 36_500),
     ("archive_snapshot_bytes", 1 << 10, 1 << 44),
+    ("audit_interval_us", 0, 365 * _DAY_US),
 )

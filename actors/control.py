@@ -85,6 +85,7 @@ class Beat(Message, tag=2):
     recovering: dict[int, int] = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)
     heads: list[ShardHead] = field(default_factory=list)
+    alarms: dict[int, str] = field(default_factory=dict)
 
 
 class Left(Message, tag=3):
@@ -149,6 +150,8 @@ class Map(Message, tag=2):
     routes: list[Route]
     members: list[MemberView]
     failures: dict[int, str]
+    alarms: dict[int, str] = field(default_factory=dict)
+    """Shards that are served although an audit has found something, and what."""
 
 
 class Leave(Message, tag=3):

@@ -87,13 +87,25 @@ class Launcher(Protocol):
 class Member:
     """One process that has joined."""
 
-    __slots__ = ("alive", "channel", "down_since", "heard", "join", "left", "sent", "version")
+    __slots__ = (
+        "alarms",
+        "alive",
+        "channel",
+        "down_since",
+        "heard",
+        "join",
+        "left",
+        "sent",
+        "version",
+    )
 
     def __init__(self, join: Join, channel: Channel, now: float) -> None:
         self.join = join
         self.channel: Channel | None = channel
         self.heard = now
         self.alive = True
+        self.alarms: dict[int, str] = {}
+        """What audits have found in its shards."""
         self.down_since: float | None = None
         """Since when it is frozen or gone, and not yet killed for it."""
         self.left = False
@@ -192,7 +204,9 @@ class Coordinator:
             for shard, (epoch, host) in self._assignment.routes().items()
         ]
         views = [self._view(each) for each in self._members.values()]
-        return Map(self._version, self._settings.shards, routes, views, self.failures())
+        alive = [each for each in self._members.values() if each.alive]
+        alarms = {shard: text for each in alive for shard, text in each.alarms.items()}
+        return Map(self._version, self._settings.shards, routes, views, self.failures(), alarms)
 
     async def stop(self) -> None:
         """Gateways drain, then hosts flush; returns when all have left, or time is up."""
@@ -343,6 +357,10 @@ class Coordinator:
             self._left_behind(name, now)
         if failures != self.failures():
             _log.error("failed", name=name, shards=self.failures())
+            changed = True
+        if beat.alarms != member.alarms:
+            _log.error("alarm", name=name, shards=beat.alarms)
+            member.alarms = beat.alarms
             changed = True
         if changed:
             self._remap()

@@ -19,6 +19,7 @@ import structlog
 
 from actors.archive import AnyArchive
 from actors.archiver import Archiver
+from actors.auditor import Turns
 from actors.clock import Clock
 from actors.config import Settings
 from actors.inbox import Portion
@@ -107,6 +108,8 @@ class HostStatus(NamedTuple):
     """shard → last acknowledged position, and its checksum"""
     proven: dict[int, float]
     """shard → seconds since the journal last acknowledged that it is ours"""
+    alarms: dict[int, str]
+    """shard → the first thing that its newest audit has found"""
 
 
 class Host:
@@ -139,6 +142,7 @@ class Host:
             settings.finished_window_us,
             settings.returns_window_us,
             settings.keys_window_us,
+            settings.audit_interval_us,
         )
         self._journals = journals
         self._marks = marks
@@ -163,6 +167,7 @@ class Host:
         self.archiver = (
             None if archive is None else Archiver(archive, settings.archive_snapshot_bytes)
         )
+        self.turns = Turns()
 
     # --- shards come and go ---
 
@@ -201,6 +206,7 @@ class Host:
             self._random_bytes(16),
             self._changed,
             self.archiver,
+            self.turns,
         )
         self._owners[shard] = owner
         self._run(self._look_after(owner, floors))
@@ -262,6 +268,11 @@ class Host:
                 if each.appender is not None
             },
             {each.number: now - each.proven_at for each in serving},
+            {
+                each.number: each.auditor.alarm
+                for each in serving
+                if each.auditor is not None and each.auditor.alarm
+            },
         )
 
     async def stop(self) -> None:

@@ -114,6 +114,7 @@ class HostProcess:
                 ShardHead(shard, position.epoch, position.sequence, checksum)
                 for shard, (position, checksum) in status.heads.items()
             ],
+            alarms=status.alarms,
         )
 
     def _receive(self, message: FromCoordinator) -> None:

@@ -17,6 +17,7 @@ import asyncio
 from bisect import bisect_left
 from collections.abc import Callable
 from enum import Enum
+from functools import partial
 from time import monotonic
 from typing import Final, NamedTuple
 
@@ -24,12 +25,13 @@ import structlog
 
 from actors.appender import Appender, FencedError, RegressedError
 from actors.archiver import Archiver
+from actors.auditor import Auditor, Turns
 from actors.clock import Clock
 from actors.inbox import Inbox, Portion, Waiter
 from actors.journal import Journal, JournalError
 from actors.marks import CorruptMarkError, Marks
 from actors.pending import NOT_DONE, OUTCOME_UNKNOWN
-from actors.recovery import ClaimLostError, Floor, GenesisError, claim, opened, recover
+from actors.recovery import ClaimLostError, Floor, GenesisError, Recovered, claim, opened, recover
 from actors.snapshotter import Snapshotter
 from engine import limits
 from engine.codec import START, CorruptRecordError, Position, encode_event
@@ -81,6 +83,8 @@ class Ownership(NamedTuple):
     finished_window_us: int
     returns_window_us: int
     keys_window_us: int
+    audit_interval_us: int = 0
+    """Between audits that nobody asks for; 0 = there are none."""
 
 
 class Tally:
@@ -127,9 +131,10 @@ class Owner:
         nonce: bytes,
         on_change: Callable[["Owner"], None],
         archiver: Archiver | None = None,
+        turns: Turns | None = None,
     ) -> None:
         """`clock_from` makes a clock that never goes back behind a stamp; `nonce` is random;
-        `archiver` gets what is trimmed."""
+        `archiver` gets what is trimmed; `turns` are shared by the owners of one host."""
         self.number = number
         self.phase = Phase.CLAIMING
         self.reason = ""
@@ -142,6 +147,7 @@ class Owner:
         self.shard = self._make_shard()
         self.appender: Appender | None = None
         self.snapshotter: Snapshotter | None = None
+        self.auditor: Auditor | None = None
         self.inbox = Inbox()
         self.in_flight: list[Portion] = []
         """What the open batch has taken."""
@@ -156,6 +162,7 @@ class Owner:
         self._nonce = nonce
         self._on_change = on_change
         self._archiver = archiver
+        self._turns = turns or Turns()
         self._wake: asyncio.Future[None] | None = None
         self._stopping = False
         self._prove_now = False
@@ -166,7 +173,7 @@ class Owner:
     def submit(self, waiter: Waiter, index: int, command: Command) -> None:
         """Queue one command; it is answered through `waiter`."""
         if isinstance(command, Audit):
-            self._audit(waiter, index)
+            self._audit(waiter, index, command.quick)
         else:
             self.put(Portion(waiter, index, [command]))
 
@@ -177,13 +184,12 @@ class Owner:
         if wake is not None and not wake.done():
             wake.set_result(None)
 
-    def _audit(self, waiter: Waiter, index: int) -> None:
-        """Check the shard's sums, beside its batches; answered through `waiter`."""
-        if self.phase is not Phase.SERVING or self.snapshotter is None:
+    def _audit(self, waiter: Waiter, index: int, quick: bool) -> None:
+        """Check the shard, beside its batches; answered through `waiter`."""
+        if self.phase is not Phase.SERVING or self.auditor is None:
             waiter.answer(index, NOT_DONE)
             return
-        self.snapshotter.audit(waiter, index)
-        self.poke(prove=True)
+        self.auditor.ask(waiter, index, quick=quick)
 
     def poke(self, *, prove: bool = False) -> None:
         """Look for work that no command brings; `prove`: ask the journal if the shard is ours."""
@@ -199,8 +205,10 @@ class Owner:
                 portion.answer(OUTCOME_UNKNOWN)
         for portion in self.inbox.take_late(now):
             portion.answer(NOT_DONE)
+        if self.auditor is not None:
+            self.auditor.tick(now)
         if self.snapshotter is not None:
-            self.snapshotter.tick(now)
+            self.snapshotter.tick()
         if self.phase is Phase.SERVING:
             if self.shard.due(self._clock.now()):
                 self.poke()
@@ -284,17 +292,7 @@ class Owner:
             pointer,
             run_id,
         )
-        self.snapshotter = Snapshotter(
-            self._journal,
-            self.shard,
-            self.appender,
-            found.generations,
-            found.chunks,
-            self.poke,
-            self._archiver,
-        )
-        self.snapshotter.note(found.events, found.written)
-        self.snapshotter.clean_up(found.begun)
+        self._look_after(found, self.appender)
         stamp = self._clock.now()
         event = opened(
             found,
@@ -315,6 +313,28 @@ class Owner:
             records=found.records,
             snapshot=str(pointer),
         )
+
+    def _look_after(self, found: Recovered, appender: Appender) -> None:
+        """Snapshots and audits of what was recovered."""
+        self.snapshotter = Snapshotter(
+            self._journal,
+            self.shard,
+            appender,
+            found.generations,
+            found.chunks,
+            self.poke,
+            self._archiver,
+        )
+        self.auditor = Auditor(
+            self._journal,
+            self.shard,
+            self.snapshotter,
+            self._turns,
+            self._ownership.audit_interval_us / limits.SECOND_US,
+            partial(self.poke, prove=True),
+        )
+        self.snapshotter.note(found.events, found.written)
+        self.snapshotter.clean_up(found.begun)
 
     def _make_shard(self) -> Shard:
         return Shard(self.number, self._ownership.shards, self._ownership.remembered_max)
@@ -337,6 +357,8 @@ class Owner:
             shard.begin(clock.now())
             await self._batch(self._execute())
             self.snapshotter.after_batch()
+        assert self.auditor is not None
+        await self.auditor.stop()
         await self.snapshotter.stop()
 
     def _has_chores(self) -> bool:
@@ -452,6 +474,8 @@ class Owner:
             portion.answer(OUTCOME_UNKNOWN)
         for portion in self.inbox.drain():
             portion.answer(self.refusal())
+        if self.auditor is not None:
+            self.auditor.cancel()
         if self.snapshotter is not None:
             self.snapshotter.cancel()
         log = _log.info if phase is Phase.RELEASED else _log.warning

@@ -36,27 +36,38 @@ failure on, when the server is hardly more than half full.
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import structlog
 
 from actors.appender import Appender
 from actors.archiver import Archiver, NotArchivedError
-from actors.inbox import Waiter
 from actors.journal import FullError, Journal
 from actors.patience import patiently
-from actors.pending import NOT_DONE
 from engine import limits
-from engine.audit import audit
 from engine.codec import START, Position
-from engine.messages import Answer, AuditView, SnapshotBegun, SnapshotTaken, Status
+from engine.messages import SnapshotBegun, SnapshotTaken
 from engine.shard import Shard
 from engine.snapshot import SnapshotReader, SnapshotWriter, chunk_name
+from engine.state import ShardState
 
 T = TypeVar("T")
 _NO_ROOM_SECONDS: Final = 10.0
 """Before a snapshot is tried again for which there was no memory, and none to be made."""
 _log = structlog.get_logger(__name__)
+
+
+class Copy(NamedTuple):
+    """A state of one moment, rebuilt beside the living one."""
+
+    state: ShardState
+    position: Position
+    """Of the last acknowledged record then…"""
+    checksum: int
+    digest: bytes
+    """…and the digest of the living state."""
+    run_id: str
+    """Of the server process that had acknowledged it."""
 
 
 class _NotWholeError(Exception):
@@ -91,6 +102,8 @@ class Snapshotter:
         """Of the newest of these; 0 = it is not known."""
         self._on_waiting = on_waiting
         self._archiver = archiver
+        self._forgotten = START
+        """What is before this is gone, or goes."""
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
         self._bytes = 0
@@ -119,10 +132,8 @@ class Snapshotter:
         self._begun: Position | None = None
         """Where the record of this batch will stand, that says that a snapshot is begun there."""
         self._acknowledged: SnapshotTaken | None = None
-        self._asked: list[tuple[Waiter, int]] = []
-        """Who waits for an audit to begin…"""
-        self._told: list[tuple[Waiter, int]] = []
-        """…and for the one under way."""
+        self._asked: list[tuple[Callable[[], None], asyncio.Future[Copy | None]]] = []
+        """Who waits for a copy."""
         self.taken: SnapshotTaken | None = None
         """A complete snapshot that waits to be announced."""
         self.count = 0
@@ -132,21 +143,22 @@ class Snapshotter:
         self._events += events
         self._bytes += written
 
-    def audit(self, waiter: Waiter, index: int) -> None:
-        """Check the shard as of the end of a batch to come."""
-        if len(self._asked) < limits.SHARD_QUEUE_COMMANDS_MAX:
-            self._asked.append((waiter, index))
-        else:
-            waiter.answer(index, Answer(Status.OVERLOADED))
+    def copy(self, on_cut: Callable[[], None]) -> asyncio.Future[Copy | None]:
+        """A copy of the state as of the end of a batch to come, for which somebody must care;
+        `on_cut` is called then. None: there will be none."""
+        copy: asyncio.Future[Copy | None] = self._loop.create_future()
+        self._asked.append((on_cut, copy))
+        return copy
 
-    def tick(self, now: float) -> None:
-        """Answer whoever waits for an audit past its deadline; wake up to settle what is due."""
-        for waiter, index in (*self._asked, *self._told):
-            if waiter.deadline <= now:
-                waiter.answer(index, NOT_DONE)
-        self._asked = [each for each in self._asked if each[0].deadline > now]
+    def tick(self) -> None:
+        """Wake up to settle what is due."""
         if self._must_settle:
             self._on_waiting()
+
+    @property
+    def generations(self) -> list[Position]:
+        """The snapshots that are kept, and are not being given up: two at most, older first."""
+        return [each for each in self._generations[-2:] if each >= self._forgotten]
 
     @property
     def is_waiting(self) -> bool:
@@ -165,6 +177,10 @@ class Snapshotter:
         stale = full and self._loop.time() - self._begun_at > limits.SNAPSHOT_RENEW_SECONDS
         self._wanted = self._wanted or stale or self._bytes + self._trimmable >= worth
         return self._wanted
+
+    def renew(self) -> None:
+        """Take a snapshot soon, because what is stored is damaged, and memory is not."""
+        self._wanted = True
 
     def announce(self) -> SnapshotBegun | SnapshotTaken | None:
         """The event to journal with this batch, if a snapshot is complete or due."""
@@ -208,12 +224,16 @@ class Snapshotter:
         elif self.taken is not None:
             return  # what comes of it is next
         elif self._asked and self._task is None:
-            self._told, self._asked = self._asked, []
-            self._start(self._audit(self._cut()))
+            told, self._asked = self._asked, []
+            for on_cut, _ in told:
+                on_cut()
+            copies = [copy for _, copy in told]
+            writer = self._cut(limits.AUDIT_SLICE_ENTRIES)
+            self._start(self._rebuild(writer, self._appender.checksum, copies))
         elif self._must_settle:
             self._start(self._settle())
 
-    def _cut(self) -> SnapshotWriter:
+    def _cut(self, entries_max: int | None = None) -> SnapshotWriter:
         appender = self._appender
         return SnapshotWriter(
             self._shard.state,
@@ -221,6 +241,7 @@ class Snapshotter:
             appender.position,
             appender.checksum,
             self._generations[-1] if self._generations else START,
+            entries_max,
         )
 
     def cancel(self) -> None:
@@ -228,8 +249,8 @@ class Snapshotter:
         for task in self._tasks():
             task.cancel()
         asked, self._asked = self._asked, []
-        for waiter, index in asked:
-            waiter.answer(index, NOT_DONE)
+        for _, copy in asked:
+            _tell(copy, None)
 
     async def stop(self) -> None:
         """Leave off, and wait until that is so."""
@@ -241,34 +262,21 @@ class Snapshotter:
     def _tasks(self) -> list[asyncio.Task[None]]:
         return [each for each in (self._task, self._relief) if each is not None]
 
-    async def _audit(self, writer: SnapshotWriter) -> None:
-        """Tell those who asked before the cut how things stood there."""
-        answer = NOT_DONE
+    async def _rebuild(
+        self, writer: SnapshotWriter, checksum: int, copies: list[asyncio.Future[Copy | None]]
+    ) -> None:
+        """Build a second state from a snapshot that is not stored, beside batches."""
+        copy, number, run_id = None, self._shard.number, self._journal.run_id
         try:
-            answer = Answer(Status.OK, await self._recompute(writer))
+            state = ShardState()
+            reader = SnapshotReader(state, number, writer.position)
+            while (chunk := writer.next_chunk()) is not None:
+                reader.feed(chunk[1])
+                await asyncio.sleep(0)
+            copy = Copy(state, writer.position, checksum, writer.digest, run_id)
         finally:
-            told, self._told = self._told, []
-            for waiter, index in told:
-                waiter.answer(index, answer)
-
-    async def _recompute(self, writer: SnapshotWriter) -> AuditView:
-        """Build a second state from a snapshot that is not stored, and recompute all of it.
-
-        A shard may hold millions of reservations, and must go on: the snapshot comes in slices, and
-        the sums are made on another thread.
-        """
-        number = self._shard.number
-        copy = Shard(number, self._shard.shards)
-        reader = SnapshotReader(copy.state, number, writer.position)
-        while (chunk := writer.next_chunk()) is not None:
-            reader.feed(chunk[1])
-            await asyncio.sleep(0)
-        view = await asyncio.to_thread(audit, copy.state, number)
-        view.epoch, view.sequence = writer.position
-        if view.digest != writer.digest:
-            view.drift += 1
-            view.findings.append("a state restored from this one has another digest")
-        return view
+            for each in copies:
+                _tell(each, copy)
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
         self._task = self._loop.create_task(work)
@@ -424,6 +432,7 @@ class Snapshotter:
             await self._archiver.keep_records(self._journal, number, keep)
             for each in older:
                 await self._archiver.keep_snapshot(self._journal, self._shard, each)
+        self._forgotten = keep
         gone = 0
         for each in older:
             chunks = await self._count(each)
@@ -464,3 +473,8 @@ class Snapshotter:
         name = chunk_name(generation, number)
         load = partial(self._journal.load, self._shard.number, name)
         return await patiently(load) is not None
+
+
+def _tell(copy: asyncio.Future[Copy | None], result: Copy | None) -> None:
+    if not copy.done():  # who asked may have left off
+        copy.set_result(result)

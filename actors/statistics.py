@@ -1,5 +1,6 @@
 """What a host tells when it is scraped: plain counters, read once, no SKU in any label."""
 
+import asyncio
 from typing import TYPE_CHECKING, Final
 
 from actors.owner import Owner, Phase, Tally
@@ -32,6 +33,7 @@ def measure(host: "Host") -> list[Sample]:
         Sample("onhand_journal_memory_ratio", [], host.fill),
         *_archive(host),
         *_shards(host),
+        *_audits(host),
     ]
 
 
@@ -85,4 +87,31 @@ def _shards(host: "Host") -> list[Sample]:
         samples.append(Sample("onhand_reservations", [("state", STATE_NAMES[state])], count))
     snapshots = sum(each.snapshotter.count for each in owners if each.snapshotter is not None)
     samples.append(Sample("onhand_snapshots_total", [], snapshots))
+    return samples
+
+
+def _audits(host: "Host") -> list[Sample]:
+    """How many there were, and what the newest of each shard that is served has found."""
+    turns, now = host.turns, asyncio.get_running_loop().time()
+    samples = [
+        Sample("onhand_audits_total", [("outcome", outcome)], count)
+        for outcome, count in (
+            ("clean", turns.clean),
+            ("drifted", turns.drifted),
+            ("incomplete", turns.incomplete),
+        )
+    ]
+    for owner in host.owners:
+        last = owner.auditor.last if owner.auditor is not None else None
+        if last is None or owner.phase is not Phase.SERVING:
+            continue
+        labels, view = [("shard", str(owner.number))], last.view
+        samples += [
+            Sample("onhand_drift", labels, view.drift),
+            Sample("onhand_journal_damage", labels, view.damage),
+            Sample("onhand_audit_complete", labels, float(view.complete)),
+            Sample("onhand_audit_age_seconds", labels, now - last.ended_at),
+            Sample("onhand_audit_seconds", labels, last.seconds),
+            Sample("onhand_audit_records", labels, view.replayed),
+        ]
     return samples

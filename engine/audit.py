@@ -1,86 +1,126 @@
-"""The auditor: recompute every sum of a shard from its reservations, and compare.
+"""The sums: recompute every counter of a shard from its reservations, and compare.
 
     reserved(location)  = sum of the open reservation lines there
     allocated(location) = sum of the open allocations there
     available           ≥ 0, or a shortfall that is made known
 
-It reads the whole state at once, so it costs a batch of that length; it is asked for by operators
-and at the end of benchmarks, and what it finds is a bug or a damaged memory, never an expected
-condition.
+What it finds is a bug or a damaged memory, never an expected condition. A shard may remember
+millions of reservations, so the work comes in slices (`auditing`): whoever drives it lets others go
+on in between. What on_hand must be, no sum over reservations can say: that is `engine.ledger`.
 """
 
 from typing import Final
 
+from engine import limits
 from engine import reservation as holds
 from engine.messages import STATE_NAMES, AuditView, State
+from engine.slices import Slices, drained, sliced
 from engine.state import ShardState
+from engine.stock import SkuStock
 
-_FINDINGS_MAX: Final = 20
+_OPEN: Final = (State.RESERVED, State.COMMITTED)
+
+
+class Findings:
+    """Disagreements: all of them counted, the first in words."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.texts: list[str] = []
+
+    def add(self, text: str) -> None:
+        self.count += 1
+        if len(self.texts) < limits.AUDIT_FINDINGS_MAX:
+            self.texts.append(text)
 
 
 def audit(state: ShardState, number: int) -> AuditView:
     """Sums and findings of shard `number`; `drift` counts the findings, the first are in words."""
-    promised, counts, units, shipped = _promised(state)
-    findings = list(_compare(state, promised))
+    view = drained(auditing(state, number))
+    view.digest = state.digest()
+    return view
+
+
+def auditing(state: ShardState, number: int) -> Slices[AuditView]:
+    """The same in slices, and without the digest. The state must not change meanwhile."""
+    sums = _Sums()
+    findings = Findings()
+    yield from sliced(state.reservations.values(), sums.add)
+    totals = _Totals(state, sums.promised, findings)
+    yield from sliced(state.skus.values(), totals.add)
+    for sku, name in sums.promised:
+        findings.add(f"{sku} at {name}: promised, but unknown")
     for each in State:
-        if counts[each] != state.counts[each]:
-            findings.append(
-                f"{counts[each]} reservations are {each.name}, {state.counts[each]} counted"
+        if sums.counts[each] != state.counts[each]:
+            findings.add(
+                f"{sums.counts[each]} reservations are {each.name}, {state.counts[each]} counted"
             )
-    places = [place for stock in state.skus.values() for place in stock.locations.values()]
     return AuditView(
         number,
         0,
         0,
-        state.digest(),
+        b"",
         state.skus.size,
-        sum(place.on_hand for place in places),
-        sum(place.reserved for place in places),
-        sum(place.allocated for place in places),
-        sum(place.available for place in places),
-        shipped,
-        {STATE_NAMES[each]: counts[each] for each in State},
-        {STATE_NAMES[each]: units[each] for each in State},
-        len(findings),
-        findings[:_FINDINGS_MAX],
+        totals.on_hand,
+        totals.reserved,
+        totals.allocated,
+        totals.available,
+        sums.shipped,
+        {STATE_NAMES[each]: sums.counts[each] for each in State},
+        {STATE_NAMES[each]: sums.units[each] for each in State},
+        findings.count,
+        findings.texts,
     )
 
 
-def _promised(
-    state: ShardState,
-) -> tuple[dict[tuple[str, str], list[int]], dict[State, int], dict[State, int], int]:
-    """(sku, location) → [reserved, allocated]; reservations and units by state; units shipped."""
-    promised: dict[tuple[str, str], list[int]] = {}
-    counts = dict.fromkeys(State, 0)
-    units = dict.fromkeys(State, 0)
-    shipped = 0
-    for packed in state.reservations.values():
+class _Sums:
+    """What the reservations add up to."""
+
+    def __init__(self) -> None:
+        self.promised: dict[tuple[str, str], list[int]] = {}
+        """(sku, location) → [reserved, allocated]."""
+        self.counts = dict.fromkeys(State, 0)
+        self.units = dict.fromkeys(State, 0)
+        self.shipped = 0
+
+    def add(self, packed: bytes) -> None:
         found = holds.unpack(packed)
-        counts[found.state] += 1
+        self.counts[found.state] += 1
         for line in found.lines:
             for part in line.parts:
-                units[found.state] += part.quantity
-                shipped += part.shipped
-                if found.state in (State.RESERVED, State.COMMITTED):
-                    sums = promised.setdefault((line.sku, part.location), [0, 0])
+                self.units[found.state] += part.quantity
+                self.shipped += part.shipped
+                if found.state in _OPEN:
+                    sums = self.promised.setdefault((line.sku, part.location), [0, 0])
                     sums[found.state is State.COMMITTED] += holds.outstanding(part)
-    return promised, counts, units, shipped
 
 
-def _compare(state: ShardState, promised: dict[tuple[str, str], list[int]]) -> list[str]:
-    findings = []
-    for stock in state.skus.values():
+class _Totals:
+    """What the counters add up to; each is compared on the way, and its sum taken out."""
+
+    def __init__(
+        self, state: ShardState, promised: dict[tuple[str, str], list[int]], findings: Findings
+    ) -> None:
+        self._state = state
+        self._promised = promised
+        self._findings = findings
+        self.on_hand = self.reserved = self.allocated = self.available = 0
+
+    def add(self, stock: SkuStock) -> None:
+        find = self._findings.add
         for name, place in stock.locations.items():
-            reserved, allocated = promised.pop((stock.sku, name), [0, 0])
+            self.on_hand += place.on_hand
+            self.reserved += place.reserved
+            self.allocated += place.allocated
+            self.available += place.available
+            reserved, allocated = self._promised.pop((stock.sku, name), [0, 0])
             where = f"{stock.sku} at {name}"
             if place.reserved != reserved:
-                findings.append(f"{where}: reserved {place.reserved}, lines say {reserved}")
+                find(f"{where}: reserved {place.reserved}, lines say {reserved}")
             if place.allocated != allocated:
-                findings.append(f"{where}: allocated {place.allocated}, lines say {allocated}")
+                find(f"{where}: allocated {place.allocated}, lines say {allocated}")
             if place.on_hand < 0:
-                findings.append(f"{where}: on_hand {place.on_hand}")
+                find(f"{where}: on_hand {place.on_hand}")
             short = max(0, -place.available)
-            if short != place.short or short != state.shortfalls.get((stock.sku, name), 0):
-                findings.append(f"{where}: short of {short}, known {place.short}")
-    findings += [f"{sku} at {name}: promised, but unknown" for sku, name in promised]
-    return findings
+            if short != place.short or short != self._state.shortfalls.get((stock.sku, name), 0):
+                find(f"{where}: short of {short}, known {place.short}")

@@ -108,6 +108,16 @@ SNAPSHOT_AT_LEAST_BYTES: Final = 64 << 10
 SNAPSHOT_RENEW_SECONDS: Final = 60.0
 """A full server gets a new snapshot this often in any case: it may be smaller than those it has,
 because what they remember may be forgotten by now."""
+AUDIT_SLICE_ENTRIES: Final = 128
+"""Entries or events that an audit looks at before it lets others go on: about a millisecond."""
+AUDIT_PAUSE_SECONDS: Final = 0.009
+"""After each slice of an audit that nobody waits for…"""
+AUDIT_HURRIED_SECONDS: Final = 0.001
+"""…and of one that somebody does."""
+AUDIT_PAGE_BYTES_MAX: Final = 256 << 10
+"""Records that an audit reads at once, as far as can be told before; shards append meanwhile."""
+AUDIT_FINDINGS_MAX: Final = 20
+"""Findings of one audit that are put into words; the others are counted."""
 MEMORY_SNAPSHOT: Final = 0.6
 """Share of the server's memory at which snapshots, and so trimming, start in any case…"""
 MEMORY_REFUSE: Final = 0.8

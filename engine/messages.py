@@ -343,9 +343,12 @@ class ListShortfalls(Message, tag=40):
 
 
 class Audit(Message, tag=41):
-    """Recompute every sum of the shard from its reservations and compare."""
+    """Recompute every sum of the shard from its reservations and compare; then replay its journal
+    beside it, and compare again."""
 
     shard: Home
+    quick: bool = False
+    """Leave out the replay."""
 
 
 class GetStatistics(Message, tag=42):
@@ -766,6 +769,16 @@ class AuditView(Message, tag=10):
     """Their units, by state."""
     drift: int
     findings: list[str]
+    replayed: int = 0
+    """Records of the journal that were replayed beside the shard."""
+    checks: int = 0
+    """Digests and checksums that were compared."""
+    complete: bool = False
+    """Whether that led from a snapshot, or from the first record, to what is served."""
+    skipped: str = ""
+    """Why it did not, if nothing was found that would say so."""
+    damage: int = 0
+    """Of the findings, those about what is stored; memory is right."""
 
 
 class Histogram(Message):

@@ -82,13 +82,15 @@ class SnapshotWriter:
         position: Position,
         checksum: int,
         previous: Position = START,
+        entries_max: int | None = None,
     ) -> None:
         """`position`, `checksum`: of the last acknowledged record; `previous`: the snapshot before
-        this one, START if there is none."""
+        this one, START if there is none; `entries_max`: of one chunk."""
         self._state = state
         self._shard = shard
         self.position = position
         self._now = state.now
+        self._entries_max = entries_max or limits.SNAPSHOT_SLICE_ENTRIES_MAX
         self._settings = state.settings()
         self._total = hash_entry(b"head", "", _encode(self._settings))
         state.copying += 1
@@ -120,11 +122,12 @@ class SnapshotWriter:
 
     def _cut(self, checksum: int, previous: Position) -> Iterator[tuple[int, object]]:
         yield _HEAD, (self._now, checksum, previous, self._settings)
-        for skus in _pieces((packed, len(packed)) for packed in self._packed_skus()):
+        sized_skus = ((packed, len(packed)) for packed in self._packed_skus())
+        for skus in _pieces(sized_skus, self._entries_max):
             yield _SKUS, skus
         for kind, source in ((_RESERVATIONS, self._reservations()), (_KEYS, self._keys())):
             sized = ((entry, len(entry[0]) + len(entry[1])) for entry in source)
-            for entries in _pieces(sized):
+            for entries in _pieces(sized, self._entries_max):
                 yield kind, entries
 
     def _packed_skus(self) -> Iterator[bytes]:
@@ -160,14 +163,14 @@ class SnapshotWriter:
                     yield name, packed
 
 
-def _pieces(sized: Iterator[tuple[E, int]]) -> Iterator[list[E]]:
+def _pieces(sized: Iterator[tuple[E, int]], most: int) -> Iterator[list[E]]:
     """Entries with their sizes, as lists of bounded length and bytes."""
     piece: list[E] = []
     filled = 0
     for entry, size in sized:
         piece.append(entry)
         filled += size + 8
-        if filled >= _FILL_BYTES or len(piece) >= limits.SNAPSHOT_SLICE_ENTRIES_MAX:
+        if filled >= _FILL_BYTES or len(piece) >= most:
             yield piece
             piece, filled = [], 0
     if piece:
@@ -225,9 +228,16 @@ class SnapshotReader:
 
     def feed(self, data: bytes) -> None:
         """Take the next chunk. Raises CorruptSnapshotError if it does not prove itself."""
+        for _ in self.feeding(data):
+            pass
+
+    def feeding(self, data: bytes) -> Iterator[int]:
+        """The same in slices: yields, after each, how many entries it had."""
         form, kind, raw = self._prove(data)
         try:
-            self._take(form, kind, raw)
+            for number, _ in enumerate(self._take(form, kind, raw), 1):
+                if number % limits.AUDIT_SLICE_ENTRIES == 0:
+                    yield limits.AUDIT_SLICE_ENTRIES
         except (msgspec.MsgspecError, UnicodeDecodeError, struct.error) as error:
             raise CorruptSnapshotError(f"{self._where()}: does not decode: {error}") from error
         self.chunks += 1
@@ -255,7 +265,8 @@ class SnapshotReader:
         self.format = number
         return formats.FORMATS[number]
 
-    def _take(self, form: formats.Format, kind: int, raw: msgspec.Raw) -> None:
+    def _take(self, form: formats.Format, kind: int, raw: msgspec.Raw) -> Iterator[None]:
+        """Put what the chunk holds into the state, and yield after each entry."""
         state = self._state
         if (kind == _HEAD) != (self.chunks == 0):
             raise CorruptSnapshotError(f"{self._where()}: of kind {kind}")
@@ -267,14 +278,17 @@ class SnapshotReader:
             for packed in _decode_skus(raw):
                 self._count(b"sku", "", packed)
                 state.put_sku(form.sku(packed))
+                yield
         elif kind == _RESERVATIONS:
             for name, packed in _decode_entries(raw):
                 self._count(b"reservation", name, packed)
                 state.put_reservation(name, form.reservation(packed))
+                yield
         elif kind == _KEYS:
             for name, packed in _decode_entries(raw):
                 self._count(b"key", name, packed)
                 state.put_key(name, form.key(packed))
+                yield
         else:
             raise CorruptSnapshotError(f"{self._where()}: of unknown kind {kind}")
 

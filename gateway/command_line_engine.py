@@ -374,23 +374,43 @@ def _show_reservation(body: dict[str, Any]) -> None:
 # --- the engine ------------------------------------------------------------------------------
 
 
-def audit(*, engine: Engine = THE_ENGINE) -> int:
-    """Recompute every sum of every shard from the reservations, and compare.
+def audit(
+    *, quick: Annotated[bool, Parameter(negative=())] = False, engine: Engine = THE_ENGINE
+) -> int:
+    """Hold every shard against its reservations and against its journal.
 
-    Exit status 1 if anything disagrees. For example:
+    Every counter is recomputed from the reservations; then the journal is replayed beside the
+    shard, every record proven, and what comes out is compared.
+
+    Exit status 1 if anything disagrees or is not replayed. For example:
 
         onhand audit
+
+    Parameters
+    ----------
+    quick
+        Leave out the replay.
     """
     with Console(stderr=True).status("auditing every shard"):
-        reply = engine.client().post("/v1/audit")
+        reply = engine.client().post(f"/v1/audit?quick={str(quick).lower()}")
     report = engine.say(reply, _show_audit)
-    return 1 if report["drift"] or report["findings"] else 0
+    for each in report["shards"]:
+        if each["skipped"]:
+            text = "shard {shard} was not replayed, because {skipped}".format(**each)
+            print(text, file=sys.stderr)
+    complete = quick or report["complete"]
+    return 0 if complete and not report["drift"] and not report["findings"] else 1
+
+
+_AUDIT_NUMBERS: Final = (
+    *("skus", "on_hand", "reserved", "allocated", "available", "shipped"),
+    *("drift", "damage", "replayed", "checks"),
+)
 
 
 def _show_audit(report: dict[str, Any]) -> None:
-    numbers = ("skus", "on_hand", "reserved", "allocated", "available", "shipped", "drift")
     made = table("", "", numbers=("",))
-    for name in numbers:
+    for name in _AUDIT_NUMBERS:
         made.add_row(name.replace("_", " "), f"{report[name]:,}")
     for state, count in report["reservations"].items():
         made.add_row(f"reservations {state}", f"{count:,}")
@@ -402,12 +422,12 @@ def _show_audit(report: dict[str, Any]) -> None:
 def status(*, engine: Engine = THE_ENGINE) -> int:
     """Show the processes of the engine, and which shards each host has.
 
-    Exit status 1 if a shard is not served. For example:
+    Exit status 1 if a shard is not served, or has an alarm. For example:
 
         onhand status --json
     """
     report = engine.say(engine.client().get("/v1/status"), _show_status)
-    return 0 if report["served"] == report["shards"] else 1
+    return 0 if report["served"] == report["shards"] and not report["alarms"] else 1
 
 
 def _show_status(report: dict[str, Any]) -> None:
@@ -421,6 +441,8 @@ def _show_status(report: dict[str, Any]) -> None:
     print(f"{report['served']} of {report['shards']} shards are served")
     for shard in report["failed"]:
         print("shard {shard} has failed: {reason}".format(**shard), file=sys.stderr)
+    for shard in report["alarms"]:
+        print("shard {shard}: its audit found: {finding}".format(**shard), file=sys.stderr)
 
 
 def _process(entry: dict[str, Any]) -> tuple[str, ...]:

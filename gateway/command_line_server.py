@@ -151,6 +151,8 @@ class Memory:
         How long trimmed records of the journal are kept in the data directory; 0 = for ever.
     archive_snapshot
         How much journal of one shard lies between two snapshots that are kept there.
+    audit_interval
+        Seconds between two audits of a shard that nobody asks for; 0 = there are none.
     """
 
     data_dir: Path = Path(DATA_DIR_DEFAULT)
@@ -164,10 +166,11 @@ class Memory:
     grace: int = DEFAULTS.grace_us // limits.SECOND_US
     archive_days: int = DEFAULTS.archive_days
     archive_snapshot: str = f"{DEFAULTS.archive_snapshot_bytes >> 20}mb"
+    audit_interval: int = DEFAULTS.audit_interval_us // limits.SECOND_US
 
     def settings(self) -> dict[str, object]:
         """In the units of Settings."""
-        seconds = ("finished_window", "returns_window", "keys_window", "grace")
+        seconds = ("finished_window", "returns_window", "keys_window", "grace", "audit_interval")
         return {
             **{f"{name}_us": getattr(self, name) * limits.SECOND_US for name in seconds},
             "data_dir": str(self.data_dir),

@@ -110,6 +110,13 @@ def parse_number(text: str, name: str, low: int, high: int) -> int:
     return int(text)
 
 
+def parse_flag(text: str, name: str) -> bool:
+    """A yes or no of the query."""
+    if text not in ("true", "false"):
+        raise RefusedError(problems.INVALID, f"{name} must be true or false")
+    return text == "true"
+
+
 def parse_idempotency_key(raw: str) -> str:
     """The value of Idempotency-Key: a structured field string, or the same without quotes."""
     quoted = _structured_string(raw)

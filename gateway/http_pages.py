@@ -29,7 +29,7 @@ from engine.messages import (
 )
 from gateway import metrics, openapi, problems
 from gateway.http_import import Import, rows_of
-from gateway.http_input import BodyDecoder, check_id, is_json, parse_number
+from gateway.http_input import BodyDecoder, check_id, is_json, parse_flag, parse_number
 from gateway.http_movements import ask_each, move_stock
 from gateway.http_reports import (
     AuditReport,
@@ -49,7 +49,9 @@ CHANNEL: Final = BodyDecoder(ChannelBody)
 PROBE_DEADLINE_MS: Final = 2_000
 PROBE_SECONDS: Final = 0.5
 """An answer of /readyz is good for so long, however many ask."""
-AUDIT_DEADLINE_MS: Final = 30_000
+AUDIT_DEADLINE_MS: Final = 60_000
+_SUMS: Final = ("skus", "on_hand", "reserved", "allocated", "available", "shipped", "drift")
+_SUMS_OF_REPLAY: Final = ("damage", "replayed", "checks")
 SCRAPE_SECONDS: Final = 2.0
 SHARDS_PER_PAGE_MAX: Final = 64
 """Shards that one page of shortfalls asks at once."""
@@ -173,11 +175,12 @@ async def put_channel(page: Page) -> Reply:
 
 
 async def audit(page: Page) -> Reply:
-    answers = await page.api.router.ask_all(Audit, AUDIT_DEADLINE_MS)
+    quick = parse_flag(page.query.get("quick", "false"), "quick")
+    answers = await page.api.router.ask_all(lambda shard: Audit(shard, quick), AUDIT_DEADLINE_MS)
     views = [_body(answer, AuditView, f"Shard {shard}") for shard, answer in answers.items()]
     report = AuditReport(0, 0, 0, 0, 0, 0, {}, {}, 0, [], [])
     for view in views:
-        for name in ("skus", "on_hand", "reserved", "allocated", "available", "shipped", "drift"):
+        for name in (*_SUMS, *_SUMS_OF_REPLAY):
             setattr(report, name, getattr(report, name) + getattr(view, name))
         for into, counts in ((report.reservations, view.reservations), (report.units, view.units)):
             for state, count in counts.items():
@@ -190,8 +193,14 @@ async def audit(page: Page) -> Reply:
                 view.digest.hex(),
                 view.drift,
                 view.findings,
+                view.damage,
+                view.replayed,
+                view.checks,
+                view.complete,
+                view.skipped,
             )
         )
+    report.complete = all(view.complete for view in views)
     del report.findings[FINDINGS_MAX:]
     return json_reply(report)
 

@@ -53,6 +53,16 @@ class ShardAudit(Struct):
     digest: str
     drift: int
     findings: list[str]
+    damage: int = 0
+    """Of the findings, those about what is stored."""
+    replayed: int = 0
+    """Records of its journal that were replayed beside it."""
+    checks: int = 0
+    """Digests and checksums that were compared."""
+    complete: bool = False
+    """Whether the replay led to what is served."""
+    skipped: str = ""
+    """Why not."""
 
 
 class AuditReport(Struct):
@@ -69,9 +79,18 @@ class AuditReport(Struct):
     units: dict[str, int]
     """Their units, by state."""
     drift: int
-    """Units by which kept and recomputed sums disagree: 0, or there is a bug."""
+    """Disagreements: 0, or there is a bug or damage."""
     findings: list[str]
+    """The first of them, in words."""
     shards: list[ShardAudit]
+    damage: int = 0
+    """Of the disagreements, those about what is stored; what is served does not rest on that."""
+    replayed: int = 0
+    """Records of the journals that were replayed beside the shards."""
+    checks: int = 0
+    """Digests and checksums that were compared."""
+    complete: bool = False
+    """Whether every replay led to what is served."""
 
 
 class Health(Struct):

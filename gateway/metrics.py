@@ -84,6 +84,13 @@ HELP: Final = {
     "archive_segments": "Segments of the journal that were archived.",
     "archive_bytes": "Bytes of the records in them.",
     "archive_snapshots": "Snapshots that were archived.",
+    "audits": "Audits that replayed the journal, or should have.",
+    "drift": "Disagreements that the newest audit of the shard has found.",
+    "journal_damage": "Of those, places where what is stored does not prove itself.",
+    "audit_complete": "1 if the newest audit of the shard has replayed all that its journal has.",
+    "audit_age_seconds": "Since the newest audit of the shard.",
+    "audit_seconds": "What the newest audit of the shard took.",
+    "audit_records": "Records that the newest audit of the shard has replayed.",
     "scrape_hosts_silent": "1 if the hosts' counters could not be had for this scrape.",
 }
 

@@ -48,6 +48,13 @@ class FailedShard(Struct):
     reason: str
 
 
+class AlarmedShard(Struct):
+    """A shard that is served although its newest audit has found something: the first of it."""
+
+    shard: int
+    finding: str
+
+
 class StatusReport(Struct):
     version: int
     shards: int
@@ -55,6 +62,7 @@ class StatusReport(Struct):
     hosts: list[HostEntry]
     gateways: list[GatewayEntry]
     failed: list[FailedShard]
+    alarms: list[AlarmedShard] = []
 
 
 EXAMPLE: Final = StatusReport(
@@ -90,7 +98,10 @@ def report(map_: Map) -> StatusReport:
         if each.kind is Kind.GATEWAY
     ]
     failed = [FailedShard(shard, reason) for shard, reason in sorted(map_.failures.items())]
-    return StatusReport(map_.version, map_.shards, len(map_.routes), hosts, gateways, failed)
+    alarms = [AlarmedShard(shard, finding) for shard, finding in sorted(map_.alarms.items())]
+    return StatusReport(
+        map_.version, map_.shards, len(map_.routes), hosts, gateways, failed, alarms
+    )
 
 
 def status_operation(current: Callable[[], Map]) -> Operation:

@@ -43,7 +43,7 @@ async def test_what_is_assigned_is_served(trial: Trial) -> None:
         receive(1, SKUS[0]), receive(1, SKUS[1])
     )
     await host.host.stop()
-    assert ({}, {}, {}, {}, {}) == host.host.status()
+    assert ({}, {}, {}, {}, {}, {}) == host.host.status()
 
 
 @timeless

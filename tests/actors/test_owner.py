@@ -170,7 +170,7 @@ async def test_an_audit_in_trouble(trial: Trial, monkeypatch: pytest.MonkeyPatch
 
     life = await trial.serve()
     with monkeypatch.context() as patch:
-        patch.setattr("actors.snapshotter.audit", bug)
+        patch.setattr("actors.auditor.auditing", bug)
         assert Status.NOT_DONE is (await life.ask(Audit(0))).status
 
     assert Status.OK is (await life.ask(receive(1))).status

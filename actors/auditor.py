@@ -1,0 +1,339 @@
+"""The auditor of a shard: is what it serves what its reservations and its journal say?
+
+    copy, at the end of a batch ──► sums ──► the journal, walked again ──► entry by entry
+                                    quick audits end here
+
+1. The living state is copied in slices between batches (`Snapshotter.copy`), its digest taken.
+2. Every counter of the copy is recomputed from the reservations (`engine.audit`).
+3. The journal is walked up to the very record of the copy (`actors.retrace`).
+4. on_hand is held against the sums of the movements, and, if the digests of the copy and of the
+   walk differ, the two are compared entry by entry: findings name SKU, reservation and values.
+
+An audit is made every so often by itself, and when somebody asks (`Audit`). It must not disturb who
+is served: work comes in slices of about a millisecond, and after each comes a pause nine times as
+long (as long as the slice, if somebody waits for the audit). One shard of a host is audited at a
+time, because an audit holds the state of its shard twice more. Journal errors are waited out; the
+end of the ownership ends the audit.
+
+What is found is an alarm: a log entry, a metric, a line of `onhand status`. The shard goes on,
+whatever it is. Damage in what is stored does not touch what is in memory, which every
+acknowledgement rests on; but a recovery would stop there, so a snapshot is taken of a memory whose
+sums are right, from which the next owner can start behind the damage. Of a memory that has drifted
+nobody here knows better what it ought to answer; it is the operator's to decide, and to move the
+shard is to recover it from the journal. An audit that cannot be completed says so, and why; that is
+no finding, and no clean bill either.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple, TypeVar
+
+import structlog
+
+from actors.inbox import Waiter
+from actors.journal import Journal, JournalError
+from actors.pending import NOT_DONE
+from actors.retrace import OvertakenError, Retrace, Spend, digest_of
+from actors.snapshotter import Copy, Snapshotter
+from engine import limits
+from engine.audit import auditing
+from engine.comparison import balancing, comparing
+from engine.messages import Answer, AuditView, Status
+from engine.shard import Shard
+from engine.slices import Slices
+
+T = TypeVar("T")
+_log = structlog.get_logger(__name__)
+
+
+class Turns:
+    """What the auditors of one host share: whose turn it is, and what they have done."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.waiting = 0
+        """How many wait for an audit that was asked for."""
+        self.clean = 0
+        self.drifted = 0
+        self.incomplete = 0
+
+
+class Last(NamedTuple):
+    """The newest complete look at a shard."""
+
+    view: AuditView
+    ended_at: float
+    """In the loop's time."""
+    seconds: float
+
+
+class _Desk:
+    """Those who wait for an audit to begin, and for the one under way."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Waiter, int]] = []
+        self.told: list[tuple[Waiter, int]] = []
+        self.task: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        """The state is copied now: what was acknowledged before is in it."""
+        self.told, self.asked = self.told + self.asked, []
+
+    def answer(self, answer: Answer) -> int:
+        """Answer those who wait for the audit that has ended; how many there were."""
+        told, self.told = self.told, []
+        for waiter, index in told:
+            waiter.answer(index, answer)
+        return len(told)
+
+    def drop(self, is_late: Callable[[Waiter], bool]) -> int:
+        """Answer those who can wait no longer; how many there were."""
+        before = len(self.asked) + len(self.told)
+        for waiter, index in (*self.asked, *self.told):
+            if is_late(waiter):
+                waiter.answer(index, NOT_DONE)
+        self.asked = [each for each in self.asked if not is_late(each[0])]
+        self.told = [each for each in self.told if not is_late(each[0])]
+        return before - len(self.asked) - len(self.told)
+
+
+class Auditor:
+    """The audits of one owned shard."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        shard: Shard,
+        snapshotter: Snapshotter,
+        turns: Turns,
+        interval_seconds: float,
+        poke: Callable[[], None],
+    ) -> None:
+        """`interval_seconds`: between audits that nobody asks for; 0 = there are none. `poke` makes
+        a batch happen soon."""
+        self._journal = journal
+        self._shard = shard
+        self._snapshotter = snapshotter
+        self._turns = turns
+        self._interval = interval_seconds
+        self._poke = poke
+        self._loop = asyncio.get_running_loop()
+        self._due_at = self._loop.time() + interval_seconds
+        self._quick, self._full = _Desk(), _Desk()
+        self.last: Last | None = None
+        self.skipped = ""
+        """Why the newest audit was not completed; nothing if it was."""
+
+    @property
+    def alarm(self) -> str:
+        """The first thing that the newest audit has found; nothing if there was nothing."""
+        return self.last.view.findings[0] if self.last and self.last.view.findings else ""
+
+    # --- who asks ---
+
+    def ask(self, waiter: Waiter, index: int, *, quick: bool) -> None:
+        """Audit the shard as of the end of a batch to come."""
+        desk = self._quick if quick else self._full
+        if len(desk.asked) >= limits.SHARD_QUEUE_COMMANDS_MAX:
+            waiter.answer(index, Answer(Status.OVERLOADED))
+            return
+        desk.asked.append((waiter, index))
+        self._turns.waiting += not quick
+        self._start(desk)
+
+    def tick(self, now: float) -> None:
+        """Answer whoever waits past the deadline; begin what is due."""
+        for desk in (self._quick, self._full):
+            if desk.asked or desk.told:
+                self._drop(desk, lambda waiter: waiter.deadline <= now)
+        if self._interval and now >= self._due_at:
+            self._start(self._full)
+
+    def cancel(self) -> None:
+        """Leave off: the shard is not ours any more, or goes down."""
+        for desk in (self._quick, self._full):
+            self._drop(desk, lambda _: True)
+            if desk.task is not None:
+                desk.task.cancel()
+
+    async def stop(self) -> None:
+        """Leave off, and wait until that is so."""
+        tasks = [desk.task for desk in (self._quick, self._full) if desk.task is not None]
+        self.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def _drop(self, desk: _Desk, is_late: Callable[[Waiter], bool]) -> None:
+        dropped = desk.drop(is_late)
+        self._turns.waiting -= dropped if desk is self._full else 0
+
+    # --- one after the other ---
+
+    def _start(self, desk: _Desk) -> None:
+        if desk.task is None:
+            work = self._quickly if desk is self._quick else self._fully
+            desk.task = self._loop.create_task(self._serve(desk, work))
+            desk.task.add_done_callback(lambda task: self._done(desk, task))
+
+    def _done(self, desk: _Desk, task: asyncio.Task[None]) -> None:
+        desk.task = None
+        if task.cancelled():
+            return
+        if (error := task.exception()) is not None:
+            _log.error("audit_failed", shard=self._shard.number, error=repr(error))
+        elif desk.asked:
+            self._start(desk)
+
+    async def _serve(self, desk: _Desk, work: Callable[[], Awaitable[AuditView | None]]) -> None:
+        answer = NOT_DONE
+        try:
+            view = await work()
+            if view is not None:
+                answer = Answer(Status.OK, view)
+        except JournalError as error:
+            self._skip(f"{type(error).__name__}: {error}")
+        finally:
+            if answer is NOT_DONE:
+                desk.begin()  # nobody waits for what is tried no more
+            told = desk.answer(answer)
+            self._turns.waiting -= told if desk is self._full else 0
+
+    async def _quickly(self) -> AuditView | None:
+        copy = await self._copy(self._quick)
+        return None if copy is None else await self._sum_up(copy, _let_others)
+
+    async def _fully(self) -> AuditView | None:
+        async with self._turns.lock:
+            began = self._loop.time()
+            self._due_at = began + self._interval
+            copy = await self._copy(self._full)
+            if copy is None:
+                return None
+            pace = _Pace(self._turns)
+            view = await self._sum_up(copy, pace.spend)
+            await self._retrace(copy, view, pace)
+            if view.damage and view.damage == view.drift:
+                self._snapshotter.renew()
+                self._poke()
+            now = self._loop.time()
+            self._due_at = now + self._interval
+            self._conclude(Last(view, now, now - began))
+            return view
+
+    async def _copy(self, desk: _Desk) -> Copy | None:
+        copy = self._snapshotter.copy(desk.begin)
+        self._poke()
+        return await copy
+
+    # --- the parts of an audit ---
+
+    async def _sum_up(self, copy: Copy, spend: Spend) -> AuditView:
+        view = await _paced(auditing(copy.state, self._shard.number), spend)
+        view.epoch, view.sequence = copy.position
+        view.digest = await digest_of(copy.state, spend)
+        view.checks = 1
+        if view.digest != copy.digest:
+            view.drift += 1
+            view.findings.append("a state restored from this one has another digest")
+        return view
+
+    async def _retrace(self, copy: Copy, view: AuditView, pace: "_Pace") -> None:
+        """Walk the journal, compare, and put it all into `view`."""
+        walk = Retrace(
+            self._journal,
+            self._shard.number,
+            self._shard.shards,
+            copy,
+            self._snapshotter,
+            pace.spend,
+            pace.hurry,
+        )
+        try:
+            view.complete = await walk.run()
+        except OvertakenError as error:
+            view.skipped = str(error)
+        view.replayed = walk.records
+        if view.complete:
+            await _compare(copy, walk, pace.spend)
+            walk.checks += 1
+        elif not view.skipped:
+            view.skipped = "what is stored does not lead there"
+        view.checks += walk.checks
+        view.damage = walk.damage.count
+        view.drift += walk.damage.count + walk.drift.count
+        view.findings += walk.damage.texts + walk.drift.texts
+        del view.findings[limits.AUDIT_FINDINGS_MAX :]
+
+    def _conclude(self, last: Last) -> None:
+        view, turns = last.view, self._turns
+        self.last = last
+        turns.drifted += view.drift > 0
+        turns.clean += view.drift == 0 and view.complete
+        said = {
+            "shard": view.shard,
+            "position": f"{view.epoch}-{view.sequence}",
+            "records": view.replayed,
+            "checks": view.checks,
+            "seconds": round(last.seconds, 3),
+        }
+        if view.drift:
+            _log.error(
+                "drift", **said, drift=view.drift, damage=view.damage, findings=view.findings
+            )
+        elif view.complete:
+            _log.info("audited", **said)
+        if view.skipped:
+            self._skip(view.skipped)
+        else:
+            self.skipped = ""
+
+    def _skip(self, reason: str) -> None:
+        self._turns.incomplete += 1
+        self.skipped = reason
+        _log.warning("audit_incomplete", shard=self._shard.number, reason=reason)
+
+
+async def _compare(copy: Copy, walk: Retrace, spend: Spend) -> None:
+    """Memory against the journal: first of all by digest."""
+    await _paced(balancing(copy.state, walk.ledger, walk.drift), spend)
+    state = walk.shard.state
+    if await digest_of(state, spend) != copy.digest:
+        before = walk.drift.count
+        await _paced(comparing(copy.state, state, walk.drift), spend)
+        if walk.drift.count == before:
+            walk.drift.add("the journal leads to another digest than memory has")
+
+
+async def _paced(slices: Slices[T], spend: Spend) -> T:
+    while True:
+        try:
+            entries = next(slices)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        await spend(entries)
+
+
+async def _let_others(_: int) -> None:
+    await asyncio.sleep(0)
+
+
+class _Pace:
+    """Slices and pauses, in proportion to the work."""
+
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
+        self._entries = 0
+        self._hurried = False
+
+    def hurry(self) -> None:
+        """As if somebody waited."""
+        self._hurried = True
+
+    async def spend(self, entries: int) -> None:
+        self._entries += entries
+        slices, self._entries = divmod(self._entries, limits.AUDIT_SLICE_ENTRIES)
+        if slices:
+            hurried = self._hurried or self._turns.waiting
+            pause = limits.AUDIT_HURRIED_SECONDS if hurried else limits.AUDIT_PAUSE_SECONDS
+            await asyncio.sleep(slices * pause)

@@ -1,0 +1,646 @@
+"""Audits beside the batches: whatever drifts or rots is named, and nothing else is said."""
+
+import asyncio
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from actors.auditor import Auditor
+from actors.journal import Entry, chunk_key
+from actors.owner import Phase
+from engine import limits
+from engine.codec import Position, decode_record, encode_record
+from engine.messages import (
+    Adjust,
+    Answer,
+    Audit,
+    AuditView,
+    ChannelPolicy,
+    Claimed,
+    Command,
+    Commit,
+    Committed,
+    Event,
+    Opened,
+    Received,
+    SetChannel,
+    Ship,
+    Status,
+)
+from engine.snapshot import SnapshotWriter, chunk_name
+from engine.state import ShardState
+from tests.actors.servers import eventually
+from tests.actors.tenure import SKUS, Tenure, tenure
+from tests.actors.trial import (
+    BUSY,
+    REPLY,
+    REQUEST,
+    FaultyJournal,
+    Life,
+    Trial,
+    ownership,
+    receive,
+    replayed,
+    reserve,
+    timeless,
+)
+
+
+def auditor(life: Life) -> Auditor:
+    assert life.owner.auditor is not None
+    return life.owner.auditor
+
+
+async def view(life: Life, *, quick: bool = False) -> AuditView:
+    """What an audit of the shard says."""
+    answer = await life.ask(Audit(0, quick))
+    assert isinstance(answer.body, AuditView), answer
+    assert answer.body.drift >= len(answer.body.findings)
+    return answer.body
+
+
+async def trade(life: Life) -> None:
+    """Something of every sort that a shard remembers."""
+    commands: list[Command] = [
+        receive(10),
+        SetChannel(0, "shop", ChannelPolicy(buffer=1)),
+        reserve("r1", 2),
+        reserve("r2", 3),
+        reserve("r3", 1),
+        Commit("r2", 0),
+        Ship("r2", 0),
+        Adjust("sku", "here", -1, key="k1"),
+    ]
+    for command in commands:
+        assert Status.OK is (await life.ask(command)).status
+
+
+Change = Callable[[ShardState], object]
+
+
+# --- what is in memory -----------------------------------------------------------------------
+
+
+@timeless
+async def test_nothing_is_wrong(trial: Trial) -> None:
+    """All records were replayed, from the first one on, and what they lead to is compared."""
+    life = await trial.serve()
+    await trade(life)
+    found = await view(life)
+
+    assert (True, "", 0, []) == (found.complete, found.skipped, found.drift, found.findings)
+    assert trial.last.position == Position(found.epoch, found.sequence)
+    assert len(trial.store.records()) == found.replayed
+    assert 4 == found.checks  # the copy, `opened`, the last record, the state
+    assert life.owner.shard.digest() == found.digest
+
+
+@timeless
+async def test_a_quick_audit_replays_nothing(trial: Trial) -> None:
+    """It finds what sums over reservations can find."""
+    life = await trial.serve(journal := trial.journal())
+    await trade(life)
+    journal.operations.clear()
+    found = await view(life, quick=True)
+    assert (0, 0, False, "") == (found.drift, found.replayed, found.complete, found.skipped)
+    assert {"read"} == set(journal.operations)  # the proof that the shard is still ours
+    flip("reserved")(life.owner.shard.state)
+
+    assert ["sku at here: reserved 4, lines say 3"] == (await view(life, quick=True)).findings
+
+
+def flip(counter: str, by: int = 1) -> Change:
+    def change(state: ShardState) -> None:
+        stock = state.skus.get("sku")
+        assert stock is not None
+        place = stock.locations["here"]
+        setattr(place, counter, getattr(place, counter) + by)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "findings"),
+    [
+        (
+            flip("on_hand"),
+            [
+                "sku at here: on_hand 7, its movements say 6",
+                "sku at here: on_hand: 7 in memory, 6 by the journal",
+            ],
+        ),
+        (
+            flip("reserved"),
+            [
+                "sku at here: reserved 4, lines say 3",
+                "sku at here: reserved: 4 in memory, 3 by the journal",
+            ],
+        ),
+        (
+            lambda state: state.reservations.remove("r1"),
+            ["sku at here: reserved 3, lines say 1", "reservation r1: only in the journal"],
+        ),
+        (
+            lambda state: state.reservations.put("r9", state.reservations.get("r1") or b""),
+            ["sku at here: reserved 3, lines say 5", "reservation r9: only in memory"],
+        ),
+        (lambda state: state.keys.remove("k1"), ["key k1: only in the journal"]),
+        (
+            lambda state: state.channels["shop"].pools.append("few"),
+            [
+                "channels: {'shop': ChannelPolicy(locations=None, pools=['few'],"
+                " common_stock=True, buffer=1)} in memory,"
+                " {'shop': ChannelPolicy(locations=None, pools=[], common_stock=True, buffer=1)}"
+                " by the journal"
+            ],
+        ),
+    ],
+)
+def test_memory_that_drifts(trial: Trial, change: Change, findings: list[str]) -> None:
+    """A flipped counter, a lost reservation, a policy: each is named, by all who can see it."""
+
+    @timeless
+    async def run() -> None:
+        life = await trial.serve()
+        await trade(life)
+        change(life.owner.shard.state)
+        found = await view(life)
+
+        assert findings == found.findings
+        assert (len(findings), 0, True) == (found.drift, found.damage, found.complete)
+        assert Phase.SERVING is life.owner.phase
+        assert findings[0] == auditor(life).alarm
+
+    run()
+
+
+@timeless
+async def test_memory_that_was_wrong_for_a_while(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A snapshot was taken of it: the replay has another digest there."""
+    life = await trial.serve()
+    await trade(life)
+    flip("on_hand")(life.owner.shard.state)
+    [cut] = await snapshots(life, 1, monkeypatch)
+    flip("on_hand", -1)(life.owner.shard.state)
+    [finding] = (await view(life)).findings
+
+    assert f": snapshot {cut} with digest " in finding
+
+
+@timeless
+async def test_an_owner_that_recovered_something_else(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It wrote down the digest of what it had found."""
+    await (life := await trial.serve()).go_on(3)
+    await life.stop()
+
+    def opened(*args: object, **kwargs: object) -> Opened:
+        event: Opened = made(*args, **kwargs)
+        event.digest = bytes(16)
+        return event
+
+    from actors import recovery
+
+    made: Callable[..., Opened] = recovery.opened
+    with monkeypatch.context() as patch:
+        patch.setattr("actors.owner.opened", opened)
+        life = await trial.serve()
+    [finding] = (await view(life)).findings
+
+    assert finding.startswith(f"shard 0, record 2-1: opened with digest {bytes(16).hex()}, the")
+
+
+# --- what is stored --------------------------------------------------------------------------
+
+
+async def snapshots(life: Life, count: int, monkeypatch: pytest.MonkeyPatch) -> list[Position]:
+    """Go on until so many generations are kept, and what is older is gone."""
+    snapshotter = life.owner.snapshotter
+    assert snapshotter is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(limits, "SNAPSHOT_AFTER_EVENTS", 1)
+        for _ in range(100):
+            if len(snapshotter.generations) == count:
+                break
+            await life.ask(receive(1))
+            await asyncio.sleep(1)
+    await life.ask(receive(1))
+    await asyncio.sleep(1)
+    assert len(snapshotter.generations) == count
+    return snapshotter.generations
+
+
+Stored = Callable[[list[Entry]], object]
+
+
+def forged(entries: list[Entry]) -> None:
+    """Record 1-4 is another, with a checksum of its own."""
+    entries[5] = another(entries[5], Received("sku", "here", 99))
+
+
+def another(entry: Entry, *events: Event) -> Entry:
+    """A record that proves itself, follows on the one before, and was never written."""
+    previous = decode_record(entry.record, 0, entry.position).previous
+    record, _ = encode_record(0, entry.position, 0, previous, Position(0, 0), events)
+    return Entry(entry.position, record)
+
+
+def flipped(entries: list[Entry]) -> None:
+    position, record = entries[4]
+    entries[4] = Entry(position, record[:60] + bytes([record[60] ^ 1]) + record[61:])
+
+
+def forged_last(entries: list[Entry]) -> None:
+    entries[-1] = another(entries[-1], Received("sku", "here", 99))
+
+
+def impossible(entries: list[Entry]) -> None:
+    entries[-1] = another(entries[-1], Committed("r9"))
+
+
+def opened_elsewhere(entries: list[Entry]) -> None:
+    event = decode_record(entries[2].record, 0, entries[2].position).events[0]
+    assert isinstance(event, Opened)
+    event.previous_sequence += 1
+    entries[2] = another(entries[2], event)
+
+
+@pytest.mark.parametrize(
+    ("change", "finding"),
+    [
+        (lambda entries: entries.pop(4), "shard 0, record 1-4: a gap, the record before is 1-2"),
+        (lambda entries: entries.pop(0), "shard 0: begins with 1-0, not with 0-1"),
+        (lambda entries: entries.pop(), "shard 0: the journal ends at 1-8, 1-9 was acknowledged"),
+        (lambda entries: entries.clear(), "shard 0: the journal ends at 0-0, 1-9 was acknowledged"),
+        (flipped, "shard 0, record 1-3: checksum "),
+        (forged, "shard 0, record 1-5: follows checksum "),
+        (forged_last, "shard 0: ends with 1-9 ("),
+        (
+            impossible,
+            "shard 0, record 1-9: does not apply: InvariantError: an event about r9,",
+        ),
+        (opened_elsewhere, "shard 0, record 1-1: opened after 0-2 ("),
+    ],
+)
+def test_a_journal_that_rots(trial: Trial, change: Stored, finding: str) -> None:
+    """A record that is gone, flipped or replaced is named; the shard is served."""
+
+    @timeless
+    async def run() -> None:
+        life = await trial.serve()
+        await trade(life)
+        change(trial.store.entries())
+        found = await view(life)
+        assert [finding] == [text[: len(finding)] for text in found.findings]
+        assert (1, 1, False) == (found.drift, found.damage, found.complete)
+        assert "what is stored does not lead there" == found.skipped
+        assert found.findings[0] == auditor(life).alarm
+        assert Status.OK is (await life.ask(receive(1))).status
+
+    run()
+
+
+@pytest.mark.parametrize("change", [lambda entries: entries.pop(4), flipped, forged])
+def test_a_snapshot_behind_the_damage(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch, change: Stored
+) -> None:
+    """Nobody could recover the shard any more. A page of records after the damage was found, the
+    next owner can; and with another snapshot it is gone."""
+
+    @timeless
+    async def run() -> None:
+        life = await trial.serve()
+        await trade(life)
+        change(trial.store.entries())
+        await view(life)
+        await life.go_on(64)
+        lived = life.owner.shard.digest()
+        await life.crash()
+        life = await trial.serve()
+        assert lived == trial.opened.digest
+        await snapshots(life, 2, monkeypatch)
+        found = await view(life)
+        assert (True, 0) == (found.complete, found.drift)
+
+    run()
+
+
+async def rotten(
+    trial: Trial, life: Life, monkeypatch: pytest.MonkeyPatch, generation: int, chunk: bytes | None
+) -> tuple[Position, AuditView]:
+    """A chunk of one of the two generations is not what it was; None: it is gone."""
+    monkeypatch.setattr(limits, "SNAPSHOT_SLICE_ENTRIES_MAX", 1)
+    await trade(life)
+    kept = (await snapshots(life, 2, monkeypatch))[generation]
+    key = chunk_key(0, chunk_name(kept, 1))
+    if chunk is None:
+        del trial.store.chunks[key]
+    else:
+        trial.store.chunks[key] = chunk
+    return kept, await view(life)
+
+
+@pytest.mark.parametrize("generation", [0, 1])
+@pytest.mark.parametrize(
+    ("chunk", "what"),
+    [(None, "no chunk 1"), (b"short", "chunk 1: 5 bytes are too few"), (bytes(99), "chunk 1: c")],
+)
+def test_a_snapshot_that_rots(
+    trial: Trial,
+    monkeypatch: pytest.MonkeyPatch,
+    generation: int,
+    chunk: bytes | None,
+    what: str,
+) -> None:
+    """Of either generation; the journal is walked from the other."""
+
+    @timeless
+    async def run() -> None:
+        life = await trial.serve()
+        kept, found = await rotten(trial, life, monkeypatch, generation, chunk)
+        [finding] = found.findings
+        separator = ":" if chunk is None else ","
+        assert finding.startswith(f"shard 0, snapshot {kept}{separator} {what}")
+        assert (1, 1, True) == (found.drift, found.damage, found.complete)
+
+    run()
+
+
+@timeless
+async def test_a_snapshot_of_something_else(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks that prove themselves, and are not what was announced."""
+    life = await trial.serve()
+    await trade(life)
+    older, _ = await snapshots(life, 2, monkeypatch)
+    shard = replayed([each for each in trial.store.records() if each.position <= older], 0, 1)
+    flip("on_hand")(shard.state)
+    checksum = next(each.checksum for each in trial.store.records() if each.position == older)
+    writer = SnapshotWriter(shard.state, 0, older, checksum)
+    while (chunk := writer.next_chunk()) is not None:
+        trial.store.chunks[chunk_key(0, chunk[0])] = chunk[1]
+    found = await view(life)
+
+    assert [True] == [f"snapshot {older} is not what was taken" in each for each in found.findings]
+    assert (1, 1, True) == (found.drift, found.damage, found.complete)
+
+
+@timeless
+async def test_snapshots_and_takeovers_on_the_way(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the older snapshot, past the newer one and another's ownership: all that bears a digest
+    is compared."""
+    life = await trial.serve()
+    await trade(life)
+    await snapshots(life, 1, monkeypatch)
+    for _ in range(20):
+        await life.ask(receive(1))
+    older, newer = await snapshots(life, 2, monkeypatch)
+    await life.stop()
+    life = await trial.serve()
+    await life.go_on(3)
+    found = await view(life)
+
+    assert (True, 0) == (found.complete, found.drift)
+    assert sum(each.position > older for each in trial.store.records()) == found.replayed
+    assert 6 == found.checks  # the copy, both snapshots, `opened`, the last record, the state
+    assert older < newer
+
+
+# --- what goes on meanwhile ------------------------------------------------------------------
+
+
+def at_first_read(journal: FaultyJournal, change: Callable[[], object]) -> None:
+    """Do that when the journal is walked for the first time: at the first read but the proof."""
+    seen = journal.operations.count("read")
+
+    def look(operation: str) -> None:
+        if operation == "read" and journal.operations.count("read") == seen + 2:
+            change()
+
+    journal.before = look
+
+
+@pytest.mark.parametrize("fault", [REQUEST, REPLY, BUSY])
+def test_a_journal_that_stumbles(trial: Trial, fault: str) -> None:
+    """What fails is asked again."""
+
+    @timeless
+    async def run() -> None:
+        journal = trial.journal()
+        life = await trial.serve(journal)
+        await trade(life)
+        at_first_read(journal, lambda: journal.fault_last(fault))
+        found = await view(life)
+        assert (True, 0) == (found.complete, found.drift)
+        assert fault in journal.faults.values()
+
+    run()
+
+
+@timeless
+async def test_a_server_that_is_replaced(trial: Trial) -> None:
+    """The new one may have gone back in time, and is given back what it lacks: nothing is said."""
+    journal = trial.journal()
+    life = await trial.serve(journal)
+    await trade(life)
+    last = trial.last.position
+
+    def replace() -> None:
+        trial.store.restart()
+        trial.store.forget(0, last)
+
+    at_first_read(journal, replace)
+    found = await view(life)
+
+    assert (False, 0, []) == (found.complete, found.drift, found.findings)
+    assert "another process answers for the journal's server meanwhile" == found.skipped
+    await life.ask(receive(1))
+    assert (True, 0) == ((again := await view(life)).complete, again.drift)
+
+
+@timeless
+async def test_a_shard_that_is_taken_over(trial: Trial) -> None:
+    """What its new owner does with the journal is no business of the old one's."""
+    journal = trial.journal()
+    life = await trial.serve(journal)
+    await trade(life)
+
+    def take_over() -> None:
+        trial.store.entries().pop(4)
+        trial.store.append(0, *claimed(), False)
+
+    at_first_read(journal, take_over)
+    found = await view(life)
+
+    assert (False, 0, "the shard has another owner meanwhile") == (
+        *(found.complete, found.drift),
+        found.skipped,
+    )
+
+
+def claimed() -> tuple[Position, bytes]:
+    position = Position(7, 0)
+    record, _ = encode_record(0, position, 0, 0, Position(0, 0), [Claimed(b"nonce", "elsewhere")])
+    return position, record
+
+
+def test_a_journal_that_is_trimmed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However far the shard gets meanwhile: there is another way, or none, and never a finding."""
+    monkeypatch.setattr(limits, "AUDIT_SLICE_ENTRIES", 1)
+    monkeypatch.setattr(limits, "AUDIT_HURRIED_SECONDS", 1.0)
+    monkeypatch.setattr(limits, "SNAPSHOT_AFTER_EVENTS", 8)
+    skipped: list[str] = []
+
+    @timeless
+    async def run(batches: int) -> None:
+        trial = Trial(tmp_path / str(batches))
+        life = await trial.serve()
+        for number in range(20):
+            await life.ask(receive(1, f"sku-{number % 4}"))
+        asked = life.send(Audit(0))
+        for number in range(batches):
+            await life.ask(receive(1, f"sku-{number % 4}"))
+            await asyncio.sleep(1)
+        found = (await asked.first()).body
+        assert isinstance(found, AuditView)
+        assert (0, []) == (found.drift, found.findings)
+        assert found.complete is not bool(found.skipped)
+        skipped.append(found.skipped)
+
+    for batches in range(30):
+        run(batches)
+    assert {"", "the journal was trimmed beyond the copy meanwhile"} == set(skipped)
+
+
+@pytest.mark.parametrize("crash", [False, True])
+def test_an_audit_ends_with_its_owner(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch, crash: bool
+) -> None:
+    """Who waits for it learns that there will be none, and nothing goes on."""
+    monkeypatch.setattr(limits, "AUDIT_HURRIED_SECONDS", 100.0)
+    monkeypatch.setattr(limits, "AUDIT_SLICE_ENTRIES", 1)
+
+    @timeless
+    async def run() -> None:
+        life = await trial.serve()
+        await trade(life)
+        asked = [life.send(Audit(0)), life.send(Audit(0))]
+        await asyncio.sleep(150)
+        assert [None, None] == [each.status for each in asked]
+        if crash:
+            await life.crash()
+        else:
+            await life.stop()
+        assert [Status.NOT_DONE] * 2 == [each.status for each in asked]
+        await asyncio.sleep(1)
+        assert {asyncio.current_task()} == asyncio.all_tasks()
+
+    run()
+
+
+# --- by itself -------------------------------------------------------------------------------
+
+
+@timeless
+async def test_an_audit_every_so_often(trial: Trial) -> None:
+    """Nobody needs to ask; what it finds is an alarm, until it is gone."""
+    settings = ownership()._replace(audit_interval_us=60 * limits.SECOND_US)
+    life = await trial.serve(settings=settings)
+    await trade(life)
+    await life.idle(59)
+    assert auditor(life).last is None
+    await life.idle(2)
+    last = auditor(life).last
+    assert last is not None
+    assert (True, 0, "") == (last.view.complete, last.view.drift, auditor(life).alarm)
+    flip("on_hand")(life.owner.shard.state)
+    await life.idle(62)
+    assert "sku at here: on_hand 7, its movements say 6" == auditor(life).alarm
+    flip("on_hand", -1)(life.owner.shard.state)
+    await life.idle(62)
+
+    assert "" == auditor(life).alarm
+
+
+@timeless
+async def test_pauses_in_proportion(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time that passes by itself is all pauses here: a slice's worth of work, a pause, and less of
+    them if somebody waits."""
+    monkeypatch.setattr(limits, "AUDIT_SLICE_ENTRIES", 1)
+    settings = ownership()._replace(audit_interval_us=60 * limits.SECOND_US)
+    life = await trial.serve(settings=settings)
+    for number in range(100):
+        await life.ask(receive(1, f"sku-{number}"))
+    await view(life)
+    hurried = auditor(life).last
+    await life.idle(70)
+    quiet = auditor(life).last
+
+    assert hurried is not None
+    assert quiet is not None
+    ratio = limits.AUDIT_PAUSE_SECONDS / limits.AUDIT_HURRIED_SECONDS
+    assert ratio == pytest.approx(quiet.seconds / hurried.seconds, rel=0.2)
+    assert quiet.seconds > 100 * limits.AUDIT_PAUSE_SECONDS
+
+
+@timeless
+async def test_one_shard_at_a_time(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Audits of one host never overlap."""
+    monkeypatch.setattr(limits, "AUDIT_HURRIED_SECONDS", 1.0)
+    monkeypatch.setattr(limits, "AUDIT_SLICE_ENTRIES", 1)
+    trial.shards = 2
+    async with tenure(trial, 0, 1) as host:
+        for sku in SKUS:
+            await host.ask(receive(3, sku))
+        answered = [host.send(Audit(shard), deadline_ms=600_000) for shard in (0, 1)]
+        await eventually(lambda: all(answered), 600)
+        lasts = sorted(newest(host, shard) for shard in (0, 1))
+
+        for first, second in pairwise(lasts):
+            assert first[1] <= second[0]
+            assert first[1] - first[0] > 5
+
+
+def newest(host: Tenure, shard: int) -> tuple[float, float]:
+    """When the newest audit of the shard began and ended."""
+    found = host.owner(shard).auditor
+    assert found is not None
+    assert found.last is not None
+    return found.last.ended_at - found.last.seconds, found.last.ended_at
+
+
+@timeless
+async def test_what_is_measured(trial: Trial) -> None:
+    """Drift, damage and the newest audit of each shard; nothing of a shard that had none."""
+    trial.shards = 2
+    async with tenure(trial, 0, 1) as host:
+        await host.ask(receive(3, SKUS[0]))
+        assert 0 == await host.sample("onhand_audits_total", outcome="clean")
+        await host.ask(Audit(0))
+        assert 1 == await host.sample("onhand_audits_total", outcome="clean")
+        await asyncio.sleep(10)
+        for name, expected in (
+            ("onhand_drift", 0),
+            ("onhand_journal_damage", 0),
+            ("onhand_audit_complete", 1),
+            ("onhand_audit_records", len(trial.store.records(0))),
+        ):
+            assert expected == await host.sample(name, shard="0")
+        assert 10 <= await host.sample("onhand_audit_age_seconds", shard="0") < 11
+        assert {} == host.host.status().alarms
+        trial.store.entries(0).pop(3)
+        await host.ask(Audit(0))
+        assert 1 == await host.sample("onhand_drift", shard="0")
+        assert 1 == await host.sample("onhand_journal_damage", shard="0")
+        assert 1 == await host.sample("onhand_audits_total", outcome="drifted")
+        assert 1 == await host.sample("onhand_audits_total", outcome="incomplete")
+        assert {0: "shard 0: the journal ends at 1-1, 1-2 was acknowledged"} == (
+            host.host.status().alarms
+        )
+        assert Answer(Status.OK).status is (await host.statuses(receive(1, SKUS[0])))[0]
