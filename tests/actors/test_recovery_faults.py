@@ -9,7 +9,16 @@ import pytest
 from actors.journal import Entry
 from actors.owner import Phase
 from engine.codec import START, Position, checksum_of, encode_record
-from engine.messages import GetStock, Opened, Received, Status, StockView
+from engine.messages import (
+    Committed,
+    Event,
+    GetStock,
+    Opened,
+    Received,
+    Status,
+    StockSet,
+    StockView,
+)
 from engine.snapshot import chunk_name
 from tests.actors.servers import eventually
 from tests.actors.trial import (
@@ -106,6 +115,26 @@ async def test_events_that_do_not_decode(trial: Trial) -> None:
     reasons = await refusals(trial, lambda number, entry: sealed(entry.record[:-4] + b"\xc1"))
 
     assert all("events do not decode" in reason for reason in reasons)
+
+
+@timeless
+async def test_events_that_do_not_apply(trial: Trial) -> None:
+    """A record that proves itself and tells what cannot have been: the place is named."""
+    await trial.live(2)
+    last = trial.last
+    impossible: list[tuple[Event, str]] = [
+        (Received("sku-0", "here", -9), "InvariantError"),
+        (Committed("nobody's"), "InvariantError"),
+        (StockSet("sku-0", {"nowhere": 1}, {}), "KeyError"),
+    ]
+    for event, says in impossible:
+        position = Position(last.position.epoch, last.position.sequence + 1)
+        record, _ = encode_record(0, position, last.stamp, last.checksum, START, [event])
+        trial.store.append(0, position, record, create=False)
+
+        reason = await trial.refused()
+        assert f"CorruptRecord: shard 0, record {position}: does not apply: {says}" in reason
+        trial.store.forget(0, position)
 
 
 @timeless
