@@ -8,6 +8,7 @@ an edition is never changed, and its sha256 stands in the manifest; when what is
     journal    zlib of MessagePack [[epoch, sequence, record], …]
     chunks     zlib of MessagePack [[name, chunk], …]
     marks      zlib of the file
+    archive    a directory as it stands on a disk, since edition v1-2
     frames     the bytes of one connection
 """
 
@@ -20,6 +21,7 @@ from zlib import compress, decompress
 import msgspec
 from msgspec import inspect
 
+from actors.archive import Archive
 from actors.journal import Entry
 from engine.audit import audit
 from engine.codec import Position, decode_record
@@ -66,6 +68,8 @@ class Manifest(msgspec.Struct):
     marks: dict[str, str]
     frames: int
     files: dict[str, FileFacts]
+    archive: list[str] = []
+    """Of the journal "trimmed": its segments and snapshots."""
 
 
 class Edition(NamedTuple):
@@ -102,6 +106,30 @@ class Edition(NamedTuple):
     def frames(self) -> bytes:
         return (self.path / "frames").read_bytes()
 
+    def archive(self) -> Archive:
+        """Where the journal "trimmed" is archived, and the newest snapshot beside it."""
+        return Archive(self.path / "archive", None)
+
+    def put_archive(self, entries: list[Entry], chunks: list[tuple[str, bytes]]) -> None:
+        """Archive them, as an owner does."""
+        cut = max(cut_of(name) for name, _ in chunks)
+        [record] = [each.record for each in entries if each.position == cut]
+        stamp = decode_record(record, 0, cut).stamp
+        self.archive().add(0, entries)
+        self.archive().keep(0, cut, stamp, (data for name, data in chunks if cut_of(name) == cut))
+
+    def archived(self) -> list[str]:
+        """What is in the archive, by what its files say of themselves."""
+        archive = self.archive()
+        segments = [
+            f"{each.first} to {each.last}, {each.records} records of {each.size} bytes, stamped"
+            f" {each.first_stamp} to {each.last_stamp}"
+            for each in archive.segments(0)
+        ]
+        return segments + [
+            f"{each.position}, stamped {each.stamp}" for each in archive.snapshots(0)
+        ]
+
     def put_journal(self, name: str, entries: list[Entry]) -> None:
         self._put(f"{name}.journal", packed([[*entry.position, entry.record] for entry in entries]))
 
@@ -124,11 +152,21 @@ class Edition(NamedTuple):
 
     def facts(self) -> dict[str, FileFacts]:
         """Of every file but the manifest, as they are now."""
-        paths = sorted(path for path in self.path.iterdir() if path.name != "manifest.json")
-        return {
-            path.name: FileFacts(path.stat().st_size, sha256(path.read_bytes()).hexdigest())
+        paths = sorted(path for path in self.path.rglob("*") if path.is_file())
+        facts = {
+            path.relative_to(self.path).as_posix(): FileFacts(
+                path.stat().st_size, sha256(path.read_bytes()).hexdigest()
+            )
             for path in paths
         }
+        facts.pop("manifest.json", None)
+        return facts
+
+
+def cut_of(name: str) -> Position:
+    """Of the snapshot that the chunk of that name belongs to."""
+    epoch, sequence = map(int, name.partition(":")[0].split("-"))
+    return Position(epoch, sequence)
 
 
 def packed(value: Any) -> bytes:

@@ -120,6 +120,7 @@ def make(edition: Edition) -> None:
     edition.put_journal("trimmed", tail)
     chunks = [(key.rpartition("chunk:")[2], data) for key, data in trial.store.chunks.items()]
     edition.put_chunks("trimmed", chunks)
+    edition.put_archive(tail, chunks)
     edition.put_frames(encoded_frames())
     edition.put_manifest(manifest_of(edition, scribe.shard, comparison.shard, trial))
 
@@ -138,6 +139,7 @@ def manifest_of(edition: Edition, scribed: Shard, walked: Shard, trial: Trial) -
         {str(shard): f"{noted[-1][0]} {noted[-1][1]:08x}" for shard, noted in MARKS.items()},
         len(frames()),
         edition.facts(),
+        edition.archived(),
     )
 
 

@@ -27,7 +27,7 @@ from engine.shard import Shard
 from engine.snapshot import CHUNK_HEADER
 from tests.actors.trial import RememberingStore
 from tests.golden.damage import RESEALED, Piece, damages, layout, resealed
-from tests.golden.editions import Edition
+from tests.golden.editions import Edition, cut_of
 
 RECORD_FIELDS: Final = [
     *(("format", 1), ("shard", 4), ("epoch", 8), ("sequence", 8)),
@@ -339,12 +339,6 @@ class Archived:
             yield Attempt(damage, region, self._with(data))
         yield Attempt("goes on", "checksum", self._with(self._data + b"\0"))
         yield Attempt("twice", "file", self._with(self._data * 2))
-
-
-def cut_of(name: str) -> Position:
-    """Of the snapshot that the chunk of that name belongs to."""
-    epoch, sequence = map(int, name.partition(":")[0].split("-"))
-    return Position(epoch, sequence)
 
 
 def chunk_layout(data: bytes) -> tuple[tuple[str, int], ...]:

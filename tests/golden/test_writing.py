@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
+from zlib import decompress
 
 import msgspec
 import pytest
 
+from actors.archive import _SEGMENT, _SNAPSHOT
 from actors.journal import Entry
 from engine import formats
 from engine.codec import Position, checksum_of, decode_record, encode_record
@@ -19,6 +21,7 @@ from engine.snapshot import CHUNK_HEADER, SnapshotReader, encode_chunk
 from tests.golden.editions import (
     JOURNALS,
     SNAPSHOTTED,
+    Edition,
     editions,
     frames_of,
     kinds_in,
@@ -168,6 +171,25 @@ def entries_of(chunks: list[tuple[str, bytes]]) -> list[tuple[str, int, list[Any
 def test_marks(tmp_path: Path) -> None:
     """The same marks are the same file."""
     assert NEWEST.marks() == asyncio.run(marked(tmp_path))
+
+
+def test_the_archive(tmp_path: Path) -> None:
+    """The same records and chunks are the same files, but for how zlib packs them."""
+    again = Edition(tmp_path)
+    again.put_archive(NEWEST.journal("trimmed"), NEWEST.chunks("trimmed"))
+
+    assert 2 == len(archived(NEWEST))
+    assert archived(NEWEST) == archived(again)
+
+
+def archived(edition: Edition) -> dict[str, tuple[bytes, bytes]]:
+    """Of each file of the archive: the header, and all its items."""
+    found = {}
+    for path in sorted(edition.path.glob("archive/0/*")):
+        data = path.read_bytes()
+        size = (_SEGMENT if path.suffix == ".records" else _SNAPSHOT).size + 4
+        found[path.name] = data[:size], decompress(data[size:-4])
+    return found
 
 
 def test_frames() -> None:
