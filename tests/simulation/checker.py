@@ -89,6 +89,7 @@ class Judge:
                 self.calls,
                 self.given[shard],
                 self.audits[shard],
+                self.first_stored_at[shard],
                 self.stored_at[shard],
             )
             replay.run()

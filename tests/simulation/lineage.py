@@ -8,24 +8,28 @@ from the world's time; a snapshot is announced where it was begun, and pointed a
 from collections.abc import Sequence
 from typing import Final, TypeVar
 
-from engine import limits
 from engine.codec import GENESIS, START, CorruptRecordError, Position, Record, decode_record
 from engine.messages import Claimed, Genesis, Opened, SnapshotBegun, SnapshotTaken
 from engine.placement import HASH
 
 _E = TypeVar("_E", Claimed, Genesis, Opened)
-CLOCK_SLACK: Final = 1.1
-CLOCK_SLACK_US: Final = limits.SECOND_US
-"""A host's clock runs at most so much ahead of the world's, since it opened a shard."""
+CLOCK_SLACK: Final = 0.001
+CLOCK_SLACK_US: Final = 1_000
+"""By how much the clock of a host runs faster or slower than the world's, and may be off."""
 
 
 class PartedError(Exception):
     """The journal and what it should be have parted; says where."""
 
 
-def runs_on(elapsed_ns: int) -> int:
-    """What a clock shows, in microseconds, after so long at the most."""
-    return int(max(0, elapsed_ns) // 1_000 * CLOCK_SLACK) + CLOCK_SLACK_US
+def at_most(elapsed_ns: int) -> int:
+    """What a host's clock counts in such a time, in microseconds, at the most."""
+    return int(max(0, elapsed_ns) // 1_000 * (1 + CLOCK_SLACK)) + CLOCK_SLACK_US
+
+
+def at_least(elapsed_ns: int) -> int:
+    """What it counts at the least."""
+    return max(0, int(elapsed_ns // 1_000 * (1 - CLOCK_SLACK)) - CLOCK_SLACK_US)
 
 
 class Lineage:
@@ -37,8 +41,9 @@ class Lineage:
         shards: int,
         entries: Sequence[tuple[Position, bytes]],
         stored_at: dict[Position, int],
+        settled_at: dict[Position, int],
     ) -> None:
-        """`stored_at`: since when each record was durable."""
+        """`stored_at`: when each record was durable; `settled_at`: since when for good."""
         self.shard = shard
         self.records: list[Record] = []
         """Those that have been taken."""
@@ -47,6 +52,7 @@ class Lineage:
         self._shards = shards
         self._entries = entries
         self._stored_at = stored_at
+        self._settled_at = settled_at
         self._begun: set[Position] = set()
         self._announced = {START}
         self._stamp = 0
@@ -66,8 +72,12 @@ class Lineage:
         return proven
 
     def at(self, record: Record) -> int:
-        """Since when the record has been durable."""
+        """When the record was durable."""
         return self._stored_at.get(record.position, 0)
+
+    def settled_at(self, record: Record) -> int:
+        """Since when it has been, without having been lost again."""
+        return self._settled_at.get(record.position, 0)
 
     def take(self, record: Record) -> None:
         """The next record is this."""
@@ -112,7 +122,7 @@ class Lineage:
     def _check_clock(self, record: Record) -> None:
         stamp, at = self._opened
         ahead, elapsed = record.stamp - stamp, self.at(record) - at
-        if ahead > runs_on(elapsed):
+        if ahead > at_most(elapsed):
             raise PartedError(f"{record.position} has a stamp {ahead} µs on, after {elapsed} ns")
 
     def _check_snapshots(self, record: Record) -> None:

@@ -44,7 +44,7 @@ from tests.engine.model_stock import Line
 from tests.simulation.calls import MAKERS, Calls, name_of
 from tests.simulation.deeds import Deed, deed, done, noticed, told
 from tests.simulation.history import Given, History
-from tests.simulation.lineage import Lineage, PartedError, runs_on
+from tests.simulation.lineage import Lineage, PartedError, at_least, at_most
 from tests.simulation.quick_model import Before, QuickModel
 from tests.simulation.sightings import Sightings
 
@@ -63,20 +63,23 @@ class Replay:
         given: dict[Position, list[Given]],
         audits: dict[Position, list[Given]],
         stored_at: dict[Position, int],
+        settled_at: dict[Position, int],
     ) -> None:
         """`given`: the answers that rest on each record; `audits`: those that counted what there
-        was as of it; `stored_at`: since when it was durable."""
+        was as of it; `stored_at`: when it was durable; `settled_at`: since when for good."""
         self.shard = shard
         self.model = QuickModel(shard, history.shards)
         self.violations: list[str] = []
         entries = history.lineage.get(shard, [])
-        self.lineage = Lineage(shard, history.shards, entries, stored_at)
+        self.lineage = Lineage(shard, history.shards, entries, stored_at, settled_at)
         self._sightings = Sightings()
         self._calls = calls
         self._given = given
         self._audits = audits
         self._stamp = 0
         """The latest, of those who served."""
+        self._at = 0
+        """When the record at hand was durable."""
         self._not_before = 0
         """The stamp of the record at hand was taken after this moment of the world."""
         self._ended: set[int] = set()
@@ -102,6 +105,7 @@ class Replay:
     def _take(self, record: Record, following: Record | None) -> None:
         sequence = record.position.sequence
         self._pending = list(self._given.get(record.position, ()))
+        self._at = self.lineage.at(record)
         self.lineage.take(record)
         self._stamp = max(self._stamp, record.stamp) if sequence else self._stamp
         if sequence == 1 and record.position != GENESIS:
@@ -113,7 +117,7 @@ class Replay:
             self._later(record, following)
         for given in self._pending:
             self.violations.append(self._never_right(record, given))
-        self._not_before = self.lineage.at(record)
+        self._not_before = self._at
         if sequence:
             self._served_at = self._not_before
         self._check_audits(record.position)
@@ -274,8 +278,7 @@ class Replay:
             self.violations.append(
                 f"{where}: {given.command} was answered {given.answer}, right is {self._answer}"
             )
-        stored_at = self.lineage.at(record)
-        if given.arrived > stored_at:
+        if given.arrived > self._at:
             self.violations.append(
                 f"{where} has the effect of {given.command}, which reached {given.host} only later"
             )
@@ -295,14 +298,30 @@ class Replay:
         name = getattr(command, "reservation_id", None)
         known = self.model.reservations.get(name) if name is not None else None
         if name is not None and known is not None and known.request is not None:
-            self._sightings.appears(name, known.channel, self.lineage.at(record))
+            lineage = self.lineage
+            at, settled_at = lineage.at(record), lineage.settled_at(record)
+            self._sightings.appears(name, known.channel, at, settled_at)
 
     # --- answers without an effect ---
 
-    def _settle(self) -> None:
-        """Strike out what is right here."""
+    def _settle(self, moment: int = 0) -> None:
+        """Strike out what is right here: at a point of the batch, or at a later `moment`."""
         if self._pending:
-            self._pending = [given for given in self._pending if not self._is_right(given)]
+            self._pending = [
+                given
+                for given in self._pending
+                if not (self._can_be(given, moment) and self._is_right(given))
+            ]
+
+    def _can_be(self, given: Given, moment: int) -> bool:
+        """Whether the answer can have been made in the batch itself, or then."""
+        if not moment:
+            return given.arrived <= self._at
+        return self._earliest(given) <= moment <= self._latest(given)
+
+    def _earliest(self, given: Given) -> int:
+        """What the owner's clock showed at least when the command had reached it."""
+        return self._stamp + at_least(given.arrived - self._at)
 
     def _is_right(self, given: Given) -> bool:
         """Whether the command, asked here and now, is answered like that and does nothing."""
@@ -323,24 +342,25 @@ class Replay:
         return answer
 
     def _later(self, record: Record, following: Record | None) -> None:
-        """Strike out what is right later, before the next record: more may have been forgotten."""
+        """Strike out what is right after the batch and before the next record, by when more may
+        have been forgotten."""
         model = self.model
-        latest = max(map(self._latest, self._pending))
         held = [each for each in model.reservations.values() if each.state is State.RESERVED]
-        latest = min([latest, *(model.deadline(each) - 1 for each in held)])
+        end = min([model.deadline(each) - 1 for each in held], default=self._stamp << 1)
         if following is not None and following.position.sequence:
-            latest = min(latest, following.stamp)
+            end = min(end, following.stamp)
+        moments = {*map(self._earliest, self._pending), *self._ends_of_windows()}
         reservations, keys, now = model.reservations, model.keys, model.now
-        for moment in self._ends_of_windows():
-            if now < moment <= latest and self._pending:
+        for moment in sorted(moments):
+            if self._stamp <= moment <= end and self._pending:
                 model.now = moment
                 model.forget()
-                self._settle()
+                self._settle(moment)
         model.reservations, model.keys, model.now = reservations, keys, now
 
     def _latest(self, given: Given) -> int:
         """What the owner's clock can have shown when it gave this answer."""
-        return self._stamp + runs_on(given.at - self._not_before)
+        return self._stamp + at_most(given.at - self._not_before)
 
     def _ends_of_windows(self) -> list[int]:
         model = self.model
@@ -393,7 +413,7 @@ class Replay:
         known = self.model.reservations.get(name)
         if known is not None and known.finished_at is not None:
             window_end = known.finished_at + self.model.window(known)
-            if window_end <= self._stamp + runs_on(end - self._not_before):
+            if window_end <= self._stamp + at_most(end - self._not_before):
                 return found | {False}
         return found
 

@@ -23,11 +23,11 @@ class Sightings:
     def __init__(self) -> None:
         self._sights: dict[str, list[Sight]] = defaultdict(list)
 
-    def appears(self, name: str, channel: str | None, at: int) -> None:
-        """It is known, from now on if it was not."""
+    def appears(self, name: str, channel: str | None, perhaps_at: int, at: int) -> None:
+        """It is known from `at` on, and perhaps before, if it was not."""
         sights = self._sights[name]
         if not sights or not sights[-1].known:
-            sights.append(Sight(at, True, channel))
+            sights += (Sight(perhaps_at, None, channel), Sight(at, True, channel))
 
     def fades(self, name: str, channel: str | None, perhaps_at: int, at: int) -> None:
         """Between these moments it was forgotten."""

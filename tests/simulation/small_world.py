@@ -127,7 +127,11 @@ class SmallWorld:
         return self.at
 
     def clock(self, tenure: Tenure) -> int:
-        return max(tenure.shard.state.now, START_US + self.at // 1_000 + tenure.skew_us)
+        """What the owner's clock shows: it does not go back behind a stamp, and then runs on."""
+        now = START_US + self.at // 1_000 + tenure.skew_us
+        behind = max(0, tenure.shard.state.now - now)
+        tenure.skew_us += behind
+        return now + behind
 
     # --- the journal ---
 
