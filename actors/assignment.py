@@ -107,6 +107,17 @@ class Assignment:
         slot.serial, slot.bound_for = self._serial, host
         return Grant(self._serial, slot.host, shard)
 
+    def again(self, host: str) -> list[Grant]:
+        """What `host` was told and has not done yet: to claim, or where a shard is bound for
+        another, to release it. It may not have heard."""
+        grants = []
+        for shard, slot in enumerate(self.slots):
+            if slot.host == host and (slot.phase is Phase.ASSIGNED or slot.bound_for):
+                self._serial += 1
+                slot.serial = self._serial
+                grants.append(Grant(self._serial, host, shard))
+        return grants
+
     def uneven(
         self, hosts: Iterable[str], movable: Callable[[int], bool]
     ) -> tuple[int, str] | None:

@@ -222,13 +222,14 @@ class Coordinator:
 
     def joined(self, channel: Channel, join: Join) -> None:
         before = self._members.get(join.name)
-        if before is not None:
-            self._replaced(before, join)
+        same = before is not None and self._replaced(before, join)
         member = Member(join, channel, asyncio.get_running_loop().time())
         self._members[join.name] = self._of[channel] = member
         self._expected.setdefault(join.name, join.kind)
         _log.info("joined", name=join.name, pid=join.process.pid, address=join.address)
         self.on_join(join)
+        if same:
+            self._repeat(member)
         self._remap()
         if join.kind is Kind.HOST and (self._begun or self._everybody_is_there()):
             self._assign()
@@ -331,14 +332,26 @@ class Coordinator:
         _log.warning("thawed", name=member.join.name, pid=member.join.process.pid)
         self._remap()
 
-    def _replaced(self, before: Member, join: Join) -> None:
-        """`join` is of the same process, connecting again, or of its successor."""
+    def _replaced(self, before: Member, join: Join) -> bool:
+        """`join` is of the same process, connecting again, or of its successor. Which?"""
         if before.channel is not None:
             self._of.pop(before.channel, None)
             before.channel.close()
             before.channel = None
-        if before.join.process != join.process:
-            self._assignment.drop(join.name)
+        if before.join.process == join.process:
+            return True
+        self._assignment.drop(join.name)
+        return False
+
+    def _repeat(self, member: Member) -> None:
+        """What the process was told last went into a connection that it had lost, perhaps. To be
+        told twice does it no harm."""
+        for grant in self._assignment.again(member.join.name):
+            if self._assignment.slots[grant.shard].bound_for:
+                self._tell(member, Release(grant.serial, grant.shard))
+            else:
+                floor = self.floors.get(grant.shard)
+                self._tell(member, Assign(grant.serial, grant.shard, floor))
 
     # --- shards -----------------------------------------------------------------------------
 

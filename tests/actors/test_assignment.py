@@ -201,3 +201,19 @@ def test_whatever_dies_and_joins_every_shard_has_one_live_host(
             assert {slot.host for slot in assignment.slots} <= alive
             for name in alive:
                 assignment.report(name, owned_by(assignment, name))
+
+
+def test_what_may_not_have_been_heard() -> None:
+    """A host is told again what it has not done, under new numbers: what it says until it has
+    heard those says nothing about that."""
+    table = Assignment(3)
+    table.place(["a"])
+    table.report("a", Report(2, {0: 1, 1: 1}, {}, {}))
+    table.release(0, "b")
+    assert [(5, "a", 0), (6, "a", 2)] == table.again("a")
+    assert [] == table.again("b")
+
+    table.report("a", Report(5, {1: 1}, {}, {}))
+    assert [Phase.ORPHAN, Phase.OWNED, Phase.ASSIGNED] == [each.phase for each in table.slots]
+    table.report("a", Report(6, {1: 1}, {}, {}))
+    assert [0, 2] == table.orphans()

@@ -82,6 +82,13 @@ class Puppet:
         self.frozen._transport.pause_reading()
         self.task.cancel()
 
+    def dial_again(self) -> None:
+        """The connection is dead that it froze on, and only it has noticed."""
+        self.control = ControlMember(
+            self.world.address, self.join, self._beat, self._receive, gone_seconds=0.2
+        )
+        self.task = asyncio.create_task(self.control.run())
+
     def thaw(self) -> None:
         assert self.frozen is not None
         assert self.frozen._transport is not None
@@ -92,6 +99,8 @@ class Puppet:
         self.task.cancel()
         if self.control._channel is not None:
             self.control._channel.abort()
+        if self.frozen is not None:
+            self.frozen.abort()
 
 
 class World:
@@ -284,3 +293,21 @@ async def test_an_operator_moves_a_shard(world: World, tmp_path: Path) -> None:
 
     await come(coordinator, lambda: owners(coordinator).get(0) == "host-2")
     assert [0] == [e.shard for e in world.puppets["host-1"].got if isinstance(e, Release)]
+
+
+async def test_what_was_told_is_told_again(world: World, tmp_path: Path) -> None:
+    """A host that connects again may have missed what it was to claim, and what to release."""
+    coordinator = await started(world, tmp_path, 2)
+    one, other = world.puppets["host-1"], world.puppets["host-2"]
+    [wanted, *_] = other.beat.owned
+    [given, *_] = one.beat.owned
+    one.freeze()
+    assert coordinator.move(wanted, "host-1") is None
+    assert coordinator.move(given, "host-2") is None
+    assert await coordinator.wait_until(lambda: wanted not in other.beat.owned, 5)
+    assert await coordinator.wait_until(lambda: wanted not in owners(coordinator), 5)
+    assert given in one.beat.owned
+    one.dial_again()
+
+    expected = {wanted: "host-1", given: "host-2"}
+    assert await coordinator.wait_until(lambda: expected.items() <= owners(coordinator).items(), 5)
