@@ -12,8 +12,9 @@ One shard of a host at a time, so that what is held in memory does not grow with
 """
 
 import asyncio
+from collections.abc import AsyncIterator
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
@@ -62,22 +63,8 @@ class Archiver:
                 raise self._failed(shard, error) from error
 
     async def _keep_records(self, journal: Journal, shard: int, through: Position) -> None:
-        after, count, waiting, size = START, _PAGE_FIRST, list[Entry](), 0
-        while after < through:
-            read = await patiently(partial(journal.read, shard, after, count))
-            page = [each for each in read if each.position <= through]
-            if not page:
-                break  # trimmed by a successor of this owner, who has archived it
-            waiting += page
-            after, length = page[-1].position, sum(len(each.record) for each in page)
-            size += length
-            average = max(1, length // len(page))
-            count = min(limits.JOURNAL_READ_ENTRIES_MAX, limits.ARCHIVE_PAGE_BYTES // average + 1)
-            if size >= limits.ARCHIVE_SEGMENT_BYTES:
-                await self._add(shard, waiting)
-                waiting, size = waiting[-1:], 0  # with which the next ones must link
-        if size:
-            await self._add(shard, waiting)
+        async for batch in batches(journal, shard, through):
+            await self._add(shard, batch)
 
     async def _add(self, shard: int, entries: list[Entry]) -> None:
         try:
@@ -95,7 +82,7 @@ class Archiver:
 
     # --- snapshots ---
 
-    async def keep_snapshot(self, journal: Journal, shard: Shard, cut: Position) -> None:
+    async def keep_snapshot(self, journal: Journal, shard: int, cut: Position) -> None:
         """Archive the snapshot cut at `cut`, if there is one to be kept. Raises NotArchivedError.
 
         One that is not whole, or does not prove itself, is told of and left: it is about to be
@@ -103,12 +90,12 @@ class Archiver:
         """
         async with self._turn:
             try:
-                if await asyncio.to_thread(self._is_due, shard.number, cut):
-                    await self._keep_snapshot(journal, shard, cut)
+                if await asyncio.to_thread(self._is_due, shard, cut):
+                    self.snapshots += await copy_snapshot(self.archive, journal, shard, cut)
             except CorruptSnapshotError as error:
-                self._failed(shard.number, error)
+                self._failed(shard, error)
             except _EXPECTED as error:
-                raise self._failed(shard.number, error) from error
+                raise self._failed(shard, error) from error
 
     def _is_due(self, shard: int, cut: Position) -> bool:
         """Whether enough is archived since the one that was kept last, in bytes, to keep another.
@@ -124,26 +111,6 @@ class Archiver:
         last, least = (kept[-1].position, 2 * kept[-1].size) if kept else (START, 0)
         since = sum(each.size for each in segments if last < each.last <= cut)
         return since >= max(self._snapshot_bytes, least)
-
-    async def _keep_snapshot(self, journal: Journal, shard: Shard, cut: Position) -> None:
-        number = shard.number
-        first = await patiently(partial(journal.load, number, chunk_name(cut, 0)))
-        if first is None:
-            return  # it was deleted already
-        scratch = Shard(number, shard.shards)
-        SnapshotReader(scratch.state, number, cut).feed(first)
-        keeping = await asyncio.to_thread(self.archive.begin_keep, number, cut, scratch.state.now)
-        try:
-            chunk: bytes | None = first
-            chunks = 1
-            while chunk is not None and not await asyncio.to_thread(keeping.put, chunk):
-                chunk = await patiently(partial(journal.load, number, chunk_name(cut, chunks)))
-                chunks += 1
-            await asyncio.to_thread(keeping.finish)
-        finally:
-            keeping.discard()
-        self.snapshots += 1
-        _log.info("snapshot_archived", shard=number, position=str(cut), chunks=chunks)
 
     # --- retention ---
 
@@ -161,3 +128,65 @@ class Archiver:
         self.errors += 1
         _log.error("archive_failed", shard=shard, error=f"{type(error).__name__}: {error}")
         return NotArchivedError(str(error))
+
+
+class Readable(Protocol):
+    """Of a journal, what is needed to read it."""
+
+    async def read(
+        self, shard: int, after: Position, count: int, *, newest: bool = False
+    ) -> list[Entry]:
+        """See Journal."""
+
+    async def load(self, shard: int, name: str) -> bytes | None:
+        """See Journal."""
+
+
+async def batches(journal: Readable, shard: int, through: Position) -> AsyncIterator[list[Entry]]:
+    """The journal from its first record up to `through`, in batches of bounded size; each begins
+    with the last record of the one before, with which the others must link.
+
+    Ends early if the journal is trimmed beyond `through` meanwhile.
+    """
+    after, count, waiting, size = START, _PAGE_FIRST, list[Entry](), 0
+    while after < through:
+        read = await patiently(partial(journal.read, shard, after, count))
+        page = [each for each in read if each.position <= through]
+        if not page:
+            break
+        waiting += page
+        after, length = page[-1].position, sum(len(each.record) for each in page)
+        size += length
+        average = max(1, length // len(page))
+        count = min(limits.JOURNAL_READ_ENTRIES_MAX, limits.ARCHIVE_PAGE_BYTES // average + 1)
+        if size >= limits.ARCHIVE_SEGMENT_BYTES:
+            yield waiting
+            waiting, size = waiting[-1:], 0
+    if size:
+        yield waiting
+
+
+async def copy_snapshot(archive: AnyArchive, journal: Readable, shard: int, cut: Position) -> bool:
+    """Archive the snapshot cut at `cut`; False if a chunk of it is not there.
+
+    Raises CorruptSnapshotError, OSError.
+    """
+    chunk = await patiently(partial(journal.load, shard, chunk_name(cut, 0)))
+    if chunk is None:
+        return False
+    scratch = Shard(shard, limits.SHARDS_MAX)
+    SnapshotReader(scratch.state, shard, cut).feed(chunk)
+    keeping = await asyncio.to_thread(archive.begin_keep, shard, cut, scratch.state.now)
+    chunks = 1
+    try:
+        while not await asyncio.to_thread(keeping.put, chunk):
+            chunk = await patiently(partial(journal.load, shard, chunk_name(cut, chunks)))
+            if chunk is None:
+                _log.warning("chunk_missing", shard=shard, chunk=chunk_name(cut, chunks))
+                return False
+            chunks += 1
+        await asyncio.to_thread(keeping.finish)
+    finally:
+        keeping.discard()
+    _log.info("snapshot_archived", shard=shard, position=str(cut), chunks=chunks)
+    return True

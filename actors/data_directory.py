@@ -60,6 +60,11 @@ class DataDirectory:
         self._lock: int | None = None
         self._run_lock: int | None = None
 
+    @property
+    def redis_socket(self) -> Path:
+        """Of the embedded server, while an engine runs."""
+        return self._run / "redis.sock"
+
     def lock(self) -> None:
         """Use it alone until `unlock`. Raises DataDirectoryError, naming who is in the way."""
         try:

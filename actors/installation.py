@@ -32,6 +32,17 @@ class Installation(Struct, frozen=True):
     shards: int
 
 
+def read_installation(directory: Path) -> Installation | None:
+    """What the directory says; None if it says nothing. Raises InstallationError."""
+    path = directory / _FILE
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Installation)
+    except FileNotFoundError:
+        return None
+    except msgspec.MsgspecError as error:
+        raise InstallationError(f"cannot read {path}: {error}") from error
+
+
 async def find_installation(
     directory: Path, journal: Journal, shards: int, fresh_id: str
 ) -> Installation:
@@ -39,14 +50,10 @@ async def find_installation(
 
     Raises InstallationError if it has another number of shards, and what the journal raises.
     """
-    path = directory / _FILE
-    try:
-        found = msgspec.json.decode(path.read_bytes(), type=Installation)
-    except FileNotFoundError:
+    found = read_installation(directory)
+    if found is None:
         found = await _in_journal(journal, shards) or Installation(fresh_id, shards)
-        _write(path, found)
-    except msgspec.MsgspecError as error:
-        raise InstallationError(f"cannot read {path}: {error}") from error
+        write_installation(directory, found)
     if found.shards != shards:
         raise InstallationError(
             f"--shards is {shards}, but the data in {directory} is in {found.shards} shards,"
@@ -74,7 +81,9 @@ async def _in_journal(journal: Journal, shards: int) -> Installation | None:
     return Installation(genesis.cluster_id if genesis else "", shards)
 
 
-def _write(path: Path, installation: Installation) -> None:
+def write_installation(directory: Path, installation: Installation) -> None:
+    """Let the directory say it from now on."""
+    path = directory / _FILE
     fresh = path.with_suffix(".new")
     with fresh.open("wb") as file:
         file.write(msgspec.json.encode(installation))

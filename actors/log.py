@@ -7,6 +7,8 @@ on stderr as well, for whoever watches it, or keeps what it says.
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Final
@@ -28,6 +30,11 @@ _SHARED: Final[list[structlog.typing.Processor]] = [
 def set_up_logs(path: Path, level: LogLevel) -> logging.Handler:
     """From now on everything that is logged goes to `path`; the handler, for `close_logs`."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _configure(level)
+    return _add(RotatingFileHandler(path, maxBytes=FILE_BYTES_MAX, backupCount=FILES_KEPT))
+
+
+def _configure(level: LogLevel) -> None:
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -38,7 +45,18 @@ def set_up_logs(path: Path, level: LogLevel) -> logging.Handler:
         wrapper_class=structlog.stdlib.BoundLogger,
     )
     logging.getLogger().setLevel(level.upper())
-    return _add(RotatingFileHandler(path, maxBytes=FILE_BYTES_MAX, backupCount=FILES_KEPT))
+
+
+@contextmanager
+def only_warnings() -> Iterator[None]:
+    """For a command, whose output is its result: warnings go to stderr, the rest nowhere."""
+    _configure("warning")
+    handler = warn_on_stderr()
+    try:
+        yield
+    finally:
+        close_logs(handler)
+        structlog.reset_defaults()
 
 
 def warn_on_stderr() -> logging.Handler:

@@ -431,7 +431,7 @@ class Snapshotter:
         if self._archiver is not None:
             await self._archiver.keep_records(self._journal, number, keep)
             for each in older:
-                await self._archiver.keep_snapshot(self._journal, self._shard, each)
+                await self._archiver.keep_snapshot(self._journal, number, each)
         self._forgotten = keep
         gone = 0
         for each in older:

@@ -15,7 +15,12 @@ from typing import Final
 from cyclopts import App, CycloptsError
 
 from actors.keys import KeysError
-from gateway import command_line_bench, command_line_engine, command_line_server
+from gateway import (
+    command_line_backup,
+    command_line_bench,
+    command_line_engine,
+    command_line_server,
+)
 from gateway.command_line_engine import FailedError, UsageError
 from gateway.http_client import UnreachableError
 from gateway.place import PlaceError
@@ -39,6 +44,7 @@ def make_app() -> App:
         suppress_keyboard_interrupt=False,
     )
     command_line_server.register(app)
+    command_line_backup.register(app)
     command_line_engine.register(app)
     command_line_bench.register(app)
     return app

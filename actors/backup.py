@@ -1,0 +1,456 @@
+"""A backup: an installation as of one moment per shard, in a directory that proves itself.
+
+    manifest.json       what there is: every file's size and SHA-256, every shard's last record
+    installation.json   its id, and its number of shards
+    keys.json           API keys, hashed; if there are any
+    journal/<shard>/    a snapshot, and the journal from before it to the end (see `actors.archive`)
+    archive/<shard>/    what the archive held of the time before; if it was asked for
+
+**Of one moment per shard.** The last record of a shard is looked up first: whatever was
+acknowledged before the backup began stands there or earlier. The snapshot is the newest that this
+record knows of, and the journal is read from its first record up to this one and no further, so
+what is restored is what a recovery would have found at that moment. Shards decide by themselves, so
+there is nothing that several of them would have to agree on.
+
+**While it is served.** Only reads are asked of the server. Snapshots and trims go on meanwhile: if
+a chunk or a record is gone when it is asked for, that shard is begun again, with what is there now.
+The archive is read after the journal, and only up to its last record: what was trimmed in between
+is in there by then, and a future that the backup does not have is not.
+
+**Whole or not at all.** Everything is written under a temporary name, proven as `verify` will prove
+it, synced, and renamed. The marks of the restored installation are the last records themselves.
+"""
+
+import asyncio
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Final, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from actors.archive import Archive, ArchiveGapError, CorruptArchiveError, Segment
+from actors.archiver import Readable, batches, copy_snapshot
+from actors.data_directory import DataDirectory
+from actors.installation import Installation, InstallationError, read_installation
+from actors.journal import BusyError, Entry, JournalError, LostError
+from actors.marks import CorruptMarkError, read_mark
+from actors.patience import patiently
+from engine import limits
+from engine.codec import GENESIS, START, CorruptRecordError, Position, decode_record
+from engine.shard import Shard
+from engine.snapshot import CorruptSnapshotError, SnapshotReader
+
+T = TypeVar("T")
+FORMAT: Final = 1
+MANIFEST: Final = "manifest.json"
+INSTALLATION: Final = "installation.json"
+KEYS: Final = "keys.json"
+JOURNAL: Final = "journal"
+ARCHIVE: Final = "archive"
+_ATTEMPTS: Final = 10
+"""For one shard to be read without being trimmed under our hands."""
+_NEWEST: Final = 64
+"""As many of its last records tell which snapshots there are; a recovery looks at as many."""
+SILENCE_SECONDS: Final = 60.0
+"""A server that has not answered for so long is given up."""
+
+
+class BackupError(Exception):
+    """It cannot be made, or is not to be trusted; the message is one line for the operator."""
+
+
+class ShardEntry(Struct, frozen=True):
+    """What a backup has of one shard."""
+
+    shard: int
+    epoch: int
+    sequence: int
+    """Of the last record; both 0 = the shard has no journal yet."""
+    checksum: int
+    snapshot: str
+    """Where the snapshot was cut; 0-0 = the journal begins with the first record of all."""
+    records: int
+    stamp: int
+    """Of the last record, in microseconds."""
+
+    @property
+    def head(self) -> Position:
+        return Position(self.epoch, self.sequence)
+
+
+class FileEntry(Struct, frozen=True):
+    path: str
+    size: int
+    sha256: str
+
+
+class Manifest(Struct, frozen=True):
+    format: int
+    made: str
+    version: str
+    cluster_id: str
+    shards: list[ShardEntry]
+    files: list[FileEntry]
+    archive: bool
+    sha256: str = ""
+    """Of this manifest, without this field."""
+
+    def sealed(self) -> "Manifest":
+        bare = msgspec.json.encode(msgspec.structs.replace(self, sha256=""))
+        return msgspec.structs.replace(self, sha256=hashlib.sha256(bare).hexdigest())
+
+    @property
+    def size(self) -> int:
+        return sum(each.size for each in self.files)
+
+
+Progress = Callable[[str, int, int], None]
+"""Told what is being done, how much of it is, and of how much; 0 = nobody knows."""
+
+
+# --- making one ------------------------------------------------------------------------------
+
+
+async def back_up(
+    directory: DataDirectory,
+    journal: Readable,
+    target: Path,
+    *,
+    with_archive: bool,
+    version: str,
+    progress: Progress,
+) -> Manifest:
+    """Write a backup to `target`, which is not there yet. Raises BackupError."""
+    installation = _installation(directory)
+    target, fresh = make_fresh(target)
+    if fresh is None:
+        raise BackupError(f"{target} exists already")
+    try:
+        maker = _Maker(directory, _Heard(journal), fresh, installation)
+        shards = []
+        for shard in range(installation.shards):
+            progress("shards", shard, installation.shards)
+            shards.append(await maker.shard(shard))
+        if with_archive:
+            for entry in shards:
+                progress("archives", entry.shard, installation.shards)
+                await asyncio.to_thread(maker.archive, entry)
+        made = await asyncio.to_thread(maker.finish, shards, with_archive, version)
+        progress("verifying", 0, 0)
+        await asyncio.to_thread(verify, fresh)
+        await asyncio.to_thread(publish, fresh, target)
+    except OSError as error:
+        raise BackupError(f"cannot write the backup: {error}") from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return made
+
+
+def make_fresh(target: Path) -> tuple[Path, Path | None]:
+    """The absolute path, and a temporary directory beside it, which is to become it; None if there
+    is something already. Raises BackupError."""
+    target = Path(os.path.abspath(target))
+    if os.path.lexists(target) and not (target.is_dir() and not os.listdir(target)):
+        return target, None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return target, Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise BackupError(f"cannot write to {target.parent}: {error.strerror}") from error
+
+
+def _installation(directory: DataDirectory) -> Installation:
+    try:
+        found = read_installation(directory.path)
+    except InstallationError as error:
+        raise BackupError(str(error)) from error
+    if found is None:
+        raise BackupError(f"there is no installation in {directory.path}")
+    return found
+
+
+class _MovedError(Exception):
+    """What was being read was trimmed or deleted meanwhile."""
+
+
+class _Heard:
+    """The journal, given up when it has not answered for long enough."""
+
+    def __init__(self, journal: Readable) -> None:
+        self._journal = journal
+        self._silent_at = asyncio.get_running_loop().time() + SILENCE_SECONDS
+
+    async def read(
+        self, shard: int, after: Position, count: int, *, newest: bool = False
+    ) -> list[Entry]:
+        """See Journal. Raises JournalError."""
+        return await self._ask(self._journal.read(shard, after, count, newest=newest))
+
+    async def load(self, shard: int, name: str) -> bytes | None:
+        """See Journal. Raises JournalError."""
+        return await self._ask(self._journal.load(shard, name))
+
+    async def _ask(self, asked: Awaitable[T]) -> T:
+        loop = asyncio.get_running_loop()
+        try:
+            found = await asked
+        except (BusyError, LostError) as error:
+            if loop.time() > self._silent_at:
+                raise JournalError(f"the journal is not to be had: {error}") from error
+            raise
+        self._silent_at = loop.time() + SILENCE_SECONDS
+        return found
+
+
+class _Maker:
+    """Writes one backup, part by part."""
+
+    def __init__(
+        self, directory: DataDirectory, journal: Readable, fresh: Path, installation: Installation
+    ) -> None:
+        self._directory = directory
+        self._journal = journal
+        self._fresh = fresh
+        self._installation = installation
+
+    async def shard(self, shard: int) -> ShardEntry:
+        """A snapshot, and the journal to its end. Raises BackupError."""
+        reason = ""
+        for _ in range(_ATTEMPTS):
+            try:
+                return await self._shard(shard)
+            except _MovedError as error:
+                reason = str(error)
+            except (
+                *(CorruptRecordError, CorruptSnapshotError, CorruptArchiveError),
+                *(CorruptMarkError, JournalError),
+            ) as error:
+                raise BackupError(str(error)) from error
+            await asyncio.to_thread(shutil.rmtree, self._fresh / JOURNAL / str(shard), True)
+        raise BackupError(f"shard {shard}: cannot be read, {_ATTEMPTS} times in a row: {reason}")
+
+    async def _shard(self, shard: int) -> ShardEntry:
+        archive = Archive(self._fresh / JOURNAL, None)
+        newest = await patiently(partial(self._journal.read, shard, START, _NEWEST, newest=True))
+        records = [decode_record(each.record, shard, each.position) for each in newest]
+        head = records[0].position if records else START
+        self._check_mark(shard, head)
+        if not records:
+            return ShardEntry(shard, 0, 0, 0, str(START), 0, 0)
+        pointers = sorted({each.snapshot for each in records} - {START}, reverse=True)
+        snapshot = await self._snapshot(archive, shard, pointers)
+        await self._records(archive, shard, head)
+        segments = archive.segments(shard)
+        if not segments:
+            raise _MovedError(f"nothing is left up to {head}")
+        if segments[0].first > max(snapshot, GENESIS):
+            raise _MovedError(f"begins with {segments[0].first}, its snapshot is {snapshot}")
+        if segments[-1].after[:2] != (head, records[0].checksum):
+            raise _MovedError(f"ends with {segments[-1].last}, not with {head}")
+        count = sum(each.records for each in segments)
+        stamp = records[0].stamp
+        return ShardEntry(shard, *head, records[0].checksum, str(snapshot), count, stamp)
+
+    def _check_mark(self, shard: int, head: Position) -> None:
+        """A journal that has gone back in time is not worth a backup."""
+        mark = read_mark(self._directory.marks, shard)
+        if mark is not None and mark.position > head:
+            raise BackupError(
+                f"shard {shard}: its journal ends with {head}, {mark.position} was acknowledged"
+            )
+
+    async def _snapshot(self, archive: Archive, shard: int, pointers: list[Position]) -> Position:
+        """The newest that is whole; START if none is, or there was none."""
+        for each in pointers:
+            if await copy_snapshot(archive, self._journal, shard, each):
+                return each
+        return START
+
+    async def _records(self, archive: Archive, shard: int, through: Position) -> None:
+        try:
+            async for batch in batches(self._journal, shard, through):
+                await asyncio.to_thread(archive.add, shard, batch)
+        except (ArchiveGapError, CorruptRecordError) as error:
+            # trimmed between two pages; or damaged, which is still so the next time
+            raise _MovedError(str(error)) from error
+
+    def archive(self, entry: ShardEntry) -> None:
+        """What the archive has up to the last record of the backup."""
+        source = Archive(self._directory.archive, None)
+        target = self._fresh / ARCHIVE / str(entry.shard)
+        target.mkdir(parents=True)
+        try:
+            segments = source.segments(entry.shard)
+            kept = source.snapshots(entry.shard)
+        except CorruptArchiveError as error:
+            raise BackupError(f"{error}; --no-archive leaves the archive out") from error
+        paths = [each.path for each in segments if each.last <= entry.head]
+        paths += [each.path for each in kept if each.position <= entry.head]
+        for path in paths:
+            try:
+                shutil.copyfile(path, target / path.name)
+            except FileNotFoundError:
+                continue  # pruned meanwhile; what is left is a run still, as it goes oldest first
+
+    def finish(self, shards: list[ShardEntry], with_archive: bool, version: str) -> Manifest:
+        """The small files, and the manifest of it all; everything is on the disk."""
+        for path in (self._directory.path / INSTALLATION, self._directory.keys):
+            if path.exists():
+                shutil.copyfile(path, self._fresh / path.name)
+        files = [_entry(self._fresh, path) for path in _walk(self._fresh)]
+        made = Manifest(
+            FORMAT,
+            datetime.now(UTC).isoformat(timespec="seconds"),
+            version,
+            self._installation.cluster_id,
+            shards,
+            files,
+            with_archive,
+        ).sealed()
+        text = msgspec.json.format(msgspec.json.encode(made), indent=2)
+        (self._fresh / MANIFEST).write_bytes(text + b"\n")
+        sync_tree(self._fresh)
+        return made
+
+
+def _walk(directory: Path) -> Iterator[Path]:
+    """Every file below, in order."""
+    yield from sorted(path for path in directory.rglob("*") if not path.is_dir())
+
+
+def _entry(directory: Path, path: Path) -> FileEntry:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return FileEntry(path.relative_to(directory).as_posix(), path.stat().st_size, digest)
+
+
+def sync_tree(directory: Path) -> None:
+    """All of it is on the disk, names included."""
+    for path in (*directory.rglob("*"), directory):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def publish(fresh: Path, target: Path) -> None:
+    """Give a directory that is whole its name; an empty one of that name gives way."""
+    fresh.rename(target)
+    sync_tree_names(target.parent)
+
+
+def sync_tree_names(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# --- proving one -----------------------------------------------------------------------------
+
+
+def verify(directory: Path) -> Manifest:
+    """What is in a backup, every byte of it proven. Raises BackupError naming what is not."""
+    try:
+        manifest = _read_manifest(directory)
+        _check_files(directory, manifest)
+        for entry in manifest.shards:
+            _check_shard(directory, entry)
+            if manifest.archive:
+                _check_archive(directory, entry)
+    except (CorruptArchiveError, CorruptSnapshotError) as error:
+        raise BackupError(str(error)) from error
+    except OSError as error:
+        raise BackupError(f"cannot read the backup: {error}") from error
+    return manifest
+
+
+def _read_manifest(directory: Path) -> Manifest:
+    path = directory / MANIFEST
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=Manifest)
+    except FileNotFoundError:
+        raise BackupError(f"{directory} is no backup: there is no {MANIFEST}") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise BackupError(f"{path}: cannot be read: {error}") from error
+    if found.format != FORMAT:
+        raise BackupError(f"{path}: format {found.format}, this engine reads {FORMAT}")
+    if found.sealed() != found:
+        raise BackupError(f"{path}: its SHA-256 is not {found.sha256}")
+    if [each.shard for each in found.shards] != list(range(len(found.shards))):
+        raise BackupError(f"{path}: not every shard is in it")
+    return found
+
+
+def _check_files(directory: Path, manifest: Manifest) -> None:
+    there = {path.relative_to(directory).as_posix(): path for path in _walk(directory)}
+    there.pop(MANIFEST, None)
+    for entry in manifest.files:
+        path = there.pop(entry.path, None)
+        if path is None:
+            raise BackupError(f"{directory / entry.path}: is missing")
+        found = _entry(directory, path)
+        if found.size != entry.size:
+            raise BackupError(f"{path}: {found.size} bytes, {entry.size} were written")
+        if found.sha256 != entry.sha256:
+            raise BackupError(f"{path}: SHA-256 {found.sha256}, {entry.sha256} was written")
+    for path in there.values():
+        raise BackupError(f"{path}: is not part of this backup")
+
+
+def _check_shard(directory: Path, entry: ShardEntry) -> None:
+    """The records lead without a gap from the snapshot, or the very first one, to the last."""
+    archive = Archive(directory / JOURNAL, None)
+    segments = archive.segments(entry.shard)
+    where = f"{directory}: shard {entry.shard}"
+    if not segments:
+        if entry.head != START:
+            raise BackupError(f"{where}: no journal, {entry.head} was its end")
+        return
+    cut, checksum = _check_snapshot(archive, entry)
+    for segment in segments:
+        for position, record in archive.read(segment):
+            if position == cut and decode_record(record, entry.shard, cut).checksum != checksum:
+                raise BackupError(f"{where}: its snapshot is not of record {cut}")
+    if segments[-1].after[:2] != (entry.head, entry.checksum):
+        raise BackupError(f"{where}: ends with {segments[-1].last}, not with {entry.head}")
+    if segments[0].first > max(cut, GENESIS):
+        raise BackupError(f"{where}: begins with {segments[0].first}, its snapshot is {cut}")
+
+
+def _check_snapshot(archive: Archive, entry: ShardEntry) -> tuple[Position, int]:
+    """Where it was cut, and the checksum of the record there."""
+    shard = Shard(entry.shard, limits.SHARDS_MAX)
+    for kept in archive.snapshots(entry.shard):
+        if str(kept.position) != entry.snapshot:
+            continue
+        reader = SnapshotReader(shard.state, entry.shard, kept.position)
+        for chunk in archive.chunks(kept):
+            reader.feed(chunk)
+        return kept.position, reader.checksum
+    if entry.snapshot != str(START):
+        raise BackupError(f"shard {entry.shard}: snapshot {entry.snapshot} is missing")
+    return START, 0
+
+
+def _check_archive(directory: Path, entry: ShardEntry) -> None:
+    archive = Archive(directory / ARCHIVE, None)
+    for segment in archive.segments(entry.shard):
+        _exhaust(archive, segment)
+    for kept in archive.snapshots(entry.shard):
+        for _ in archive.chunks(kept):
+            pass
+
+
+def _exhaust(archive: Archive, segment: Segment) -> None:
+    for _ in archive.read(segment):
+        pass
