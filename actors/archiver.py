@@ -26,7 +26,6 @@ from engine.codec import START, CorruptRecordError, Position
 from engine.shard import Shard
 from engine.snapshot import CorruptSnapshotError, SnapshotReader, chunk_name
 
-_EXPECTED: Final = (OSError, CorruptArchiveError, CorruptRecordError, CorruptSnapshotError)
 _PAGE_FIRST: Final = 16
 """Records of the first page; then as many as make `limits.ARCHIVE_PAGE_BYTES`."""
 _log = structlog.get_logger(__name__)
@@ -34,6 +33,20 @@ _log = structlog.get_logger(__name__)
 
 class NotArchivedError(Exception):
     """Nothing may be trimmed; why, has been told."""
+
+
+class JournalEndsError(Exception):
+    """The journal ends before the record up to which it was to be read: it has gone back in time,
+    and will be given back what it lost, or refused."""
+
+
+_EXPECTED: Final = (
+    OSError,
+    JournalEndsError,
+    CorruptArchiveError,
+    CorruptRecordError,
+    CorruptSnapshotError,
+)
 
 
 class Archiver:
@@ -146,11 +159,14 @@ async def batches(journal: Readable, shard: int, through: Position) -> AsyncIter
     """The journal from its first record up to `through`, in batches of bounded size; each begins
     with the last record of the one before, with which the others must link.
 
-    Ends early if the journal is trimmed beyond `through` meanwhile.
+    Ends early if the journal is trimmed beyond `through` meanwhile: whoever did that has archived
+    it. Raises JournalEndsError.
     """
     after, count, waiting, size = START, _PAGE_FIRST, list[Entry](), 0
     while after < through:
         read = await patiently(partial(journal.read, shard, after, count))
+        if not read:
+            raise JournalEndsError(f"shard {shard}: the journal ends with {after}, not {through}")
         page = [each for each in read if each.position <= through]
         if not page:
             break

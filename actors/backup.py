@@ -36,14 +36,21 @@ import msgspec
 from msgspec import Struct
 
 from actors.archive import Archive, ArchiveGapError, CorruptArchiveError, Segment
-from actors.archiver import Readable, batches, copy_snapshot
+from actors.archiver import JournalEndsError, Readable, batches, copy_snapshot
 from actors.data_directory import DataDirectory
 from actors.installation import Installation, InstallationError, read_installation
 from actors.journal import BusyError, Entry, JournalError, LostError
 from actors.marks import CorruptMarkError, read_mark
 from actors.patience import patiently
 from engine import limits
-from engine.codec import GENESIS, START, CorruptRecordError, Position, decode_record
+from engine.codec import (
+    GENESIS,
+    START,
+    CorruptRecordError,
+    Position,
+    decode_record,
+    skim_record,
+)
 from engine.shard import Shard
 from engine.snapshot import CorruptSnapshotError, SnapshotReader
 
@@ -244,10 +251,12 @@ class _Maker:
         self._check_mark(shard, head)
         if not records:
             return ShardEntry(shard, 0, 0, 0, str(START), 0, 0)
-        pointers = sorted({each.snapshot for each in records} - {START}, reverse=True)
-        snapshot = await self._snapshot(archive, shard, pointers)
+        snapshot = await self._snapshot(archive, shard, {each.snapshot for each in records})
         await self._records(archive, shard, head)
         segments = archive.segments(shard)
+        if snapshot == START:
+            pointers = await asyncio.to_thread(_pointers, archive, segments)
+            snapshot = await self._snapshot(archive, shard, pointers)
         if not segments:
             raise _MovedError(f"nothing is left up to {head}")
         if segments[0].first > max(snapshot, GENESIS):
@@ -266,9 +275,9 @@ class _Maker:
                 f"shard {shard}: its journal ends with {head}, {mark.position} was acknowledged"
             )
 
-    async def _snapshot(self, archive: Archive, shard: int, pointers: list[Position]) -> Position:
+    async def _snapshot(self, archive: Archive, shard: int, pointers: set[Position]) -> Position:
         """The newest that is whole; START if none is, or there was none."""
-        for each in pointers:
+        for each in sorted(pointers - {START}, reverse=True):
             if await copy_snapshot(archive, self._journal, shard, each):
                 return each
         return START
@@ -277,7 +286,7 @@ class _Maker:
         try:
             async for batch in batches(self._journal, shard, through):
                 await asyncio.to_thread(archive.add, shard, batch)
-        except (ArchiveGapError, CorruptRecordError) as error:
+        except (ArchiveGapError, CorruptRecordError, JournalEndsError) as error:
             # trimmed between two pages; or damaged, which is still so the next time
             raise _MovedError(str(error)) from error
 
@@ -318,6 +327,15 @@ class _Maker:
         (self._fresh / MANIFEST).write_bytes(text + b"\n")
         sync_tree(self._fresh)
         return made
+
+
+def _pointers(archive: Archive, segments: list[Segment]) -> set[Position]:
+    """The snapshots that any of the records knows of."""
+    return {
+        skim_record(record, segment.shard, position).snapshot
+        for segment in segments
+        for position, record in archive.read(segment)
+    }
 
 
 def _walk(directory: Path) -> Iterator[Path]:

@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from actors.archive import Archive
-from actors.archiver import Archiver
+from actors.archiver import Archiver, NotArchivedError
 from actors.disk import Disk
 from actors.journal import Entry, Memory, RedisJournal
 from actors.memory_disk import MemoryDisk
@@ -284,6 +284,18 @@ async def test_a_damaged_record_in_the_journal(trial: Trial, small_snapshots: No
     assert all(f"CorruptRecordError: shard 0, record {position}: " in each for each in failed)
     assert Phase.SERVING is life.owner.phase
     assert 0 == trims(journal)
+
+
+@timeless
+async def test_a_journal_that_went_back(trial: Trial) -> None:
+    """What ends too early is not taken for archived."""
+    life = await trial.serve()
+    await life.go_on(5)
+    through = trial.store.entries()[-1].position
+    trial.store.forget(0, trial.store.entries()[4].position)
+
+    with pytest.raises(NotArchivedError, match=f"ends with 1-2, not {through}"):
+        await trial.archiver().keep_records(trial.journal(), 0, through)
 
 
 # --- several owners, several machines --------------------------------------------------------
