@@ -254,6 +254,27 @@ async def test_a_failed_shard_is_reported_and_left(world: World, tmp_path: Path)
     await come(coordinator, coordinator.is_ready)
 
 
+async def test_an_alarm_is_reported_while_it_stands(world: World, tmp_path: Path) -> None:
+    """What an audit has found is in the map, beside the route to the shard, until it is gone or
+    its host is."""
+    coordinator = await started(world, tmp_path, hosts=2)
+    host = world.puppets["host-1"]
+    [shard, *_] = host.beat.owned
+
+    host.beat.alarms[shard] = "on_hand 2, its movements say 1"
+    host.control.notice()
+    await come(coordinator, lambda: coordinator.map().alarms == host.beat.alarms)
+    assert shard in owners(coordinator)
+    host.beat.alarms = {}
+    host.control.notice()
+    await come(coordinator, lambda: coordinator.map().alarms == {})
+    host.beat.alarms = {shard: "again"}
+    host.control.notice()
+    await come(coordinator, lambda: coordinator.map().alarms == {shard: "again"})
+    host.die()
+    await come(coordinator, lambda: coordinator.map().alarms == {})
+
+
 async def test_a_shard_that_a_live_host_lost_is_given_again(world: World, tmp_path: Path) -> None:
     """A host that was fenced on one shard and lives gets, or loses, that shard only."""
     coordinator = await started(world, tmp_path, hosts=1)

@@ -165,8 +165,10 @@ def test_status_and_audit_agree_with_the_processes(shell: Shell, served: Served)
     assert all(Path(f"/proc/{host['pid']}").exists() for host in found["hosts"])
     assert 5 == found["served"]
     assert "5 of 5 shards are served" in shell.text("status")[1]
-    assert (0, []) == (lambda audit: (audit["drift"], audit["findings"]))(shell.json("audit"))
-    assert 0 == shell.status("audit")
+    audit, quick = shell.json("audit"), shell.json("audit", "--quick")
+    assert (0, [], True) == (audit["drift"], audit["findings"], audit["complete"])
+    assert audit["replayed"] > 5 > quick["replayed"] == 0
+    assert [0, 0] == [shell.status("audit"), shell.status("audit", "--quick")]
 
 
 @pytest.mark.ray

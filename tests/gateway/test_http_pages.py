@@ -8,6 +8,8 @@ import pytest
 
 from engine.messages import (
     Answer,
+    Audit,
+    AuditView,
     Command,
     Detail,
     GetChannel,
@@ -309,6 +311,34 @@ async def test_an_audit_adds_up_all_shards(server: Server) -> None:
     assert list(range(SHARDS)) == [each["shard"] for each in report["shards"]]
     assert 1 == report["reservations"]["reserved"]
     assert all(32 == len(each["digest"]) for each in report["shards"])
+
+
+@pytest.mark.parametrize(
+    ("query", "quick"), [("", False), ("?quick=false", False), ("?quick=true", True)]
+)
+async def test_an_audit_may_be_quick(server: Server, query: str, quick: bool) -> None:
+    """Every shard is told; what else it replayed is added up."""
+    view = AuditView(0, 1, 2, bytes(16), 0, 0, 0, 0, 0, 0, {}, {}, 3, ["a gap"], 9, 4, True, "", 1)
+    server.engine.replaced = lambda command: Answer(Status.OK, view)
+    report = (await server.post(f"/v1/audit{query}")).body
+
+    assert {quick} == {each.quick for each in server.engine.commands if isinstance(each, Audit)}
+    numbers = ("drift", "damage", "replayed", "checks", "complete")
+    assert (3 * SHARDS, SHARDS, 9 * SHARDS, 4 * SHARDS, True) == tuple(map(report.get, numbers))
+    assert (9, 4, True, "") == tuple(
+        map(report["shards"][0].get, ("replayed", "checks", "complete", "skipped"))
+    )
+
+
+async def test_an_audit_that_is_not_complete_says_so(server: Server) -> None:
+    """And why; and a flag is a flag."""
+    why = "the journal was trimmed"
+    view = AuditView(0, 1, 2, bytes(16), 0, 0, 0, 0, 0, 0, {}, {}, 0, [], skipped=why)
+    server.engine.replaced = lambda command: Answer(Status.OK, view)
+    report = (await server.post("/v1/audit")).body
+
+    assert (False, why) == (report["complete"], report["shards"][0]["skipped"])
+    assert 400 == (await server.post("/v1/audit?quick=1")).status
 
 
 async def test_an_audit_that_a_shard_does_not_answer_is_refused(server: Server) -> None:

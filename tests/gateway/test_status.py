@@ -1,7 +1,7 @@
 """What operators see of the map: every process, and whose shards are served."""
 
 from actors.control import Kind, Map, MemberView, Route
-from gateway.status import FailedShard, GatewayEntry, HostEntry, StatusReport, report
+from gateway.status import AlarmedShard, FailedShard, GatewayEntry, HostEntry, StatusReport, report
 
 
 def test_hosts_gateways_and_failures_each_have_their_place() -> None:
@@ -11,7 +11,7 @@ def test_hosts_gateways_and_failures_each_have_their_place() -> None:
     edge = MemberView(Kind.GATEWAY, "gateway-1", 9, "node", "tcp:b", "tcp:h", True, [])
     routes = [Route(0, 5, "host-1", "unix:/1")]
 
-    found = report(Map(3, 3, routes, [one, edge, two], {1: "a gap"}))
+    found = report(Map(3, 3, routes, [one, edge, two], {1: "a gap"}, {0: "on_hand 2, not 1"}))
 
     assert found == StatusReport(
         version=3,
@@ -23,4 +23,5 @@ def test_hosts_gateways_and_failures_each_have_their_place() -> None:
         ],
         gateways=[GatewayEntry("gateway-1", 9, "node", "tcp:h", "tcp:b", True)],
         failed=[FailedShard(1, "a gap")],
+        alarms=[AlarmedShard(0, "on_hand 2, not 1")],
     )
