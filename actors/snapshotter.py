@@ -74,8 +74,9 @@ class _NotWholeError(Exception):
     """The server does not have all of the newest snapshot."""
 
 
-class _WentBackError(Exception):
-    """Another server process answers than the one that has shown the newest snapshot."""
+class _ChangedError(Exception):
+    """Another server process answers than the one that has shown the newest snapshot, or there is
+    a newer one."""
 
 
 class Snapshotter:
@@ -393,7 +394,7 @@ class Snapshotter:
             await self._forget_before(older)
         except (NotArchivedError, _NotWholeError):
             return
-        self._unsettled = False
+        self._unsettled, self._settle_at = False, 0.0
         _log.info("journal_trimmed", shard=self._shard.number, below=str(older))
         if self._archiver is not None:
             await self._archiver.prune(self._shard.number, self._shard.state.now)
@@ -406,26 +407,32 @@ class Snapshotter:
             try:
                 await self._look_at_newest(run_id)
                 return await self._forget(keep, run_id)
-            except _WentBackError:
+            except _ChangedError:
                 continue
 
     async def _look_at_newest(self, run_id: str) -> None:
         """Raise _NotWholeError unless this server process has all of the newest snapshot. Then
         that is as good as none, and the next one is wanted."""
-        chunks = self._chunks and await self._count(self._generations[-1])
-        if chunks and chunks == self._chunks:
+        if not self._generations:
+            raise _NotWholeError
+        newest, wanted = self._generations[-1], self._chunks
+        chunks = wanted and await self._count(newest)
+        if [newest] != self._generations[-1:]:
+            raise _ChangedError  # a newer one was announced meanwhile, or this one was found out
+        if chunks and chunks == wanted:
             return
         self._unsettled, self._wanted = False, True
-        if self._chunks:
-            lost = self._generations.pop()
+        if wanted:
+            self._generations.pop()
             self._chunks = 0
-            self._appender.pointer = self._generations[-1] if self._generations else START
-            _log.warning("snapshot_lost", shard=self._shard.number, position=str(lost))
-            await self._delete(lost, chunks, run_id)
+            if self._appender.pointer == newest:
+                self._appender.pointer = self._generations[-1] if self._generations else START
+            _log.warning("snapshot_lost", shard=self._shard.number, position=str(newest))
+            await self._delete(newest, chunks, run_id)
         raise _NotWholeError
 
     async def _forget(self, keep: Position, run_id: str) -> int:
-        """The same, on one server process. Raises _WentBackError as well."""
+        """The same, on one server process. Raises _ChangedError as well."""
         number = self._shard.number
         older = [each for each in self._generations if each < keep]
         if self._archiver is not None:
@@ -445,7 +452,7 @@ class Snapshotter:
 
     async def _delete(self, generation: Position, chunks: int, run_id: str | None = None) -> None:
         """Delete the chunks of a generation by exact name, last to first; with `run_id`, on that
-        server process only. Raises _WentBackError if another one answers."""
+        server process only. Raises _ChangedError if another one answers."""
         for number in reversed(range(chunks)):
             name = chunk_name(generation, number)
             ask = partial(self._journal.store, self._shard.number, name, None)
@@ -453,7 +460,7 @@ class Snapshotter:
 
     async def _ask_of(self, run_id: str, ask: Callable[[], Awaitable[T]]) -> T:
         if self._journal.run_id != run_id:
-            raise _WentBackError
+            raise _ChangedError
         return await ask()
 
     async def _count(self, generation: Position) -> int:

@@ -4,9 +4,12 @@ import asyncio
 
 import pytest
 
+from actors.journal import chunk_key
 from engine import limits
+from engine.codec import Position
 from engine.messages import SnapshotTaken
-from tests.actors.trial import Life, Trial, receive, timeless
+from engine.snapshot import chunk_name
+from tests.actors.trial import BUSY, Life, Trial, receive, timeless
 
 
 class Copy:
@@ -33,8 +36,10 @@ def announced(trial: Trial) -> int:
 
 
 async def until_announced(life: Life, trial: Trial, snapshots: int) -> None:
+    """Go on until so many snapshots were announced, each of more chunks than the one before."""
     while announced(trial) < snapshots:
-        await life.go_on(1)
+        await life.ask(receive(1, f"sku-{trial.last.position}"))
+        await asyncio.sleep(1)
 
 
 @timeless
@@ -96,3 +101,37 @@ def test_chunks_are_missed_when_others_go(
         assert trial.lived() == life.owner.shard.digest()
 
     run()
+
+
+@timeless
+async def test_one_is_announced_while_another_is_looked_at(
+    trial: Trial, small_snapshots: None
+) -> None:
+    """A full server makes the host look if the newest snapshot is whole; if there is a newer one
+    when it knows, that is not taken for the one it looked at."""
+    journal = trial.journal()
+    life = await trial.serve(journal)
+    await until_announced(life, trial, 2)
+    busy = iter([True] * 4)
+
+    def relieve(name: str) -> None:
+        snapshotter = life.owner.snapshotter
+        assert snapshotter is not None
+        if name == "append" and snapshotter._acknowledged is not None:
+            snapshotter.relieve()
+        if name == "load" and next(busy, False):
+            journal.fault_last(BUSY)
+
+    journal.before = relieve
+    await until_announced(life, trial, 3)
+    journal.before = lambda name: None
+    await asyncio.sleep(5)
+    for event in [event for each in trial.store.records() for event in each.events]:
+        if isinstance(event, SnapshotTaken):
+            newest = event
+    names = [chunk_name(Position(newest.epoch, newest.sequence), n) for n in range(newest.chunks)]
+    assert {chunk_key(0, name) for name in names} <= trial.store.chunks.keys()
+    await life.crash()
+    life = await trial.serve()
+
+    assert trial.lived() == life.owner.shard.digest()
