@@ -177,12 +177,14 @@ class Calls:
         return [call for call in calls if getattr(call.asked.command, "scope", None) in scopes]
 
     def unheard(
-        self, event: Event, kind: type[Command], stored_at: int
+        self, event: Event, kind: type[Command], shard: int, stored_at: int
     ) -> list[tuple[Command, bool]]:
-        """The commands, as hosts may have got them, that were asked for and could do `event`;
-        last those of which it is in doubt that they had an effect by `stored_at`."""
+        """The commands, as hosts may have got them, that were asked for and could do `event` in
+        `shard`; last those of which it is in doubt that they had an effect by `stored_at`."""
         found: list[tuple[Command, bool]] = []
         for command in self._named.get(name_of(event, kind), {}).values():
+            if isinstance(command, SetChannel) and command.shard != shard:
+                continue
             fields: dict[str, Any] = {}
             if isinstance(event, Buried):
                 fields["bury"] = True
@@ -217,6 +219,29 @@ class Calls:
         """`command` has had an effect; without a name it can have no other for the same call."""
         if not is_repeatable(command):
             self._spent[equal(command)] += 1
+
+
+class Arrivals:
+    """What has reached hosts, and was not refused by them; of a world that tells of arrivals."""
+
+    def __init__(self, history: History) -> None:
+        self._is_told = bool(history.arrived)
+        self._open: dict[tuple[str, bytes], list[int]] = defaultdict(list)
+        """Host and command → when it arrived, for each that may have been done there."""
+        for arrived in history.arrived:
+            self._open[arrived.host, equal(arrived.command)].append(arrived.at)
+        for given in history.given if self._is_told else ():
+            if given.answer.status in NOTHING_DONE:
+                times = self._open.get((given.host, equal(given.command)), [])
+                if given.arrived in times:
+                    times.remove(given.arrived)
+
+    def may_have(self, host: str, command: Command, stored_at: int) -> bool:
+        """Whether `host` had got `command` by then, and has not said that it did nothing."""
+        if not self._is_told:
+            return True
+        spelled = [(host, spelling) for spelling in spellings(command)]
+        return any(at <= stored_at for key in spelled for at in self._open.get(key, ()))
 
 
 _CHANGING: Final = frozenset(MAKERS.values())

@@ -42,7 +42,7 @@ from engine.messages import (
     Status,
 )
 from engine.shard import Shard
-from tests.simulation.calls import NOTHING_DONE, Call, Calls, equal, spellings
+from tests.simulation.calls import NOTHING_DONE, Arrivals, Call, Calls, equal, spellings
 from tests.simulation.history import Asked, Given, History, Told
 from tests.simulation.replay import Replay
 
@@ -68,6 +68,7 @@ class Judge:
         self.history = history
         self.violations: list[str] = []
         self.calls = Calls(history)
+        self.arrivals = Arrivals(history)
         shards = range(history.shards)
         self.stored_at: list[dict[Position, int]] = [{} for _ in shards]
         """Per shard: since when each record of the lineage has been durable, for the last time."""
@@ -87,6 +88,7 @@ class Judge:
                 shard,
                 self.history,
                 self.calls,
+                self.arrivals,
                 self.given[shard],
                 self.audits[shard],
                 self.first_stored_at[shard],

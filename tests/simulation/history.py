@@ -32,10 +32,19 @@ class Told(NamedTuple):
     at: int
 
 
+class Arrived(NamedTuple):
+    """A command has reached a host, in one of its sendings."""
+
+    host: str
+    command: Command
+    at: int
+
+
 class Given(NamedTuple):
     """A host answered a command that had reached it at `arrived`; perhaps nobody heard it.
 
-    `head` is the record that the answer rests on, None where it rests on none.
+    `host` is who claims under that name, `head` the record that the answer rests on, None where it
+    rests on none.
     """
 
     host: str
@@ -62,6 +71,8 @@ class History:
     shards: int
     asked: list[Asked] = field(default_factory=list)
     told: list[Told] = field(default_factory=list)
+    arrived: list[Arrived] = field(default_factory=list)
+    """Every sending that got to a host; empty: this world does not say."""
     given: list[Given] = field(default_factory=list)
     stored: list[Stored] = field(default_factory=list)
     lineage: dict[int, list[tuple[Position, bytes]]] = field(default_factory=dict)

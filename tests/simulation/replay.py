@@ -41,7 +41,7 @@ from engine.messages import (
 )
 from tests.engine.comparison import TELLING, ledger
 from tests.engine.model_stock import Line
-from tests.simulation.calls import MAKERS, Calls, name_of
+from tests.simulation.calls import MAKERS, Arrivals, Calls, name_of
 from tests.simulation.deeds import Deed, deed, done, noticed, told
 from tests.simulation.history import Given, History
 from tests.simulation.lineage import Lineage, PartedError, at_least, at_most
@@ -60,6 +60,7 @@ class Replay:
         shard: int,
         history: History,
         calls: Calls,
+        arrivals: Arrivals,
         given: dict[Position, list[Given]],
         audits: dict[Position, list[Given]],
         stored_at: dict[Position, int],
@@ -74,10 +75,13 @@ class Replay:
         self.lineage = Lineage(shard, history.shards, entries, stored_at, settled_at)
         self._sightings = Sightings()
         self._calls = calls
+        self._arrivals = arrivals
         self._given = given
         self._audits = audits
         self._stamp = 0
         """The latest, of those who served."""
+        self._stamped_after = 0
+        """That moment for the record before."""
         self._at = 0
         """When the record at hand was durable."""
         self._not_before = 0
@@ -117,7 +121,7 @@ class Replay:
             self._later(record, following)
         for given in self._pending:
             self.violations.append(self._never_right(record, given))
-        self._not_before = self._at
+        self._stamped_after, self._not_before = self._not_before, self._at
         if sequence:
             self._served_at = self._not_before
         self._check_audits(record.position)
@@ -217,7 +221,7 @@ class Replay:
                 self._check_given(record, given)
                 return
             problems.append(problem)
-        for command, is_doubtful in self._calls.unheard(first, kind, self.lineage.at(record)):
+        for command, is_doubtful in self._calls.unheard(first, kind, self.shard, self._at):
             if is_doubtful and problems:
                 break
             problem = self._try(command, group)
@@ -293,6 +297,12 @@ class Replay:
                 f"shard {self.shard}: {record.position} has the effect of {command}, but {doubt}"
             )
         self._calls.spend(command)
+        host = self.lineage.hosts.get(record.position.epoch, "")
+        if not self._arrivals.may_have(host, command, self._at):
+            self.violations.append(
+                f"shard {self.shard}: {record.position} has the effect of {command}, but all that"
+                f" {host} got of it by then it has refused"
+            )
 
     def _see(self, record: Record, command: Command) -> None:
         name = getattr(command, "reservation_id", None)
@@ -413,7 +423,7 @@ class Replay:
         known = self.model.reservations.get(name)
         if known is not None and known.finished_at is not None:
             window_end = known.finished_at + self.model.window(known)
-            if window_end <= self._stamp + at_most(end - self._not_before):
+            if window_end <= self._stamp + at_most(end - self._stamped_after):
                 return found | {False}
         return found
 

@@ -43,7 +43,7 @@ from engine.placement import HASH, home_of, shard_of
 from engine.shard import Shard
 from tests.engine.comparison import CHANNELS, NAMES, SKUS, START_US, wired
 from tests.engine.traffic import Traffic
-from tests.simulation.history import Asked, Given, History, Stored, Told
+from tests.simulation.history import Arrived, Asked, Given, History, Stored, Told
 from tests.simulation.quick_model import QuickModel
 
 MILLISECOND: Final = 1_000_000
@@ -244,6 +244,7 @@ class SmallWorld:
             commands = commands[1:]
         calls = [self.ask(command) for command in commands]
         arrived = self.pass_by()
+        self.history.arrived += [Arrived(tenure.host, each, arrived) for each in commands]
         saved = deepcopy(tenure.model) if fate == 1 else tenure.model
         now = self.clock(tenure)
         tenure.shard.begin(now)

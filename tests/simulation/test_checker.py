@@ -6,12 +6,14 @@ from typing import Any
 import msgspec
 import pytest
 
+from engine import limits
 from engine.codec import Position, checksum_of, decode_record, encode_record
 from engine.messages import (
     Answer,
     AuditView,
     Commit,
     Committed,
+    Detail,
     Event,
     Expired,
     Find,
@@ -23,6 +25,7 @@ from engine.messages import (
     Opened,
     Receive,
     Received,
+    Release,
     Reserve,
     Reserved,
     Ship,
@@ -30,6 +33,7 @@ from engine.messages import (
     SnapshotTaken,
     Status,
 )
+from engine.placement import shard_of
 from tests.simulation.checker import judge
 from tests.simulation.history import Asked, History
 from tests.simulation.small_world import SmallWorld
@@ -243,6 +247,34 @@ def with_stamp_before(history: History) -> None:
     history.stored[-1] = history.stored[-1]._replace(record=record)
 
 
+def run_the_clock_ahead(history: History) -> None:
+    """The first record of the second owner says that an hour has gone by."""
+    number = next(n for n, each in enumerate(history.lineage[0]) if each[0] == (2, 2))
+    position, data = history.lineage[0][number]
+    before, record = history.lineage[0][number - 1], decode_record(data, 0, position)
+    stamp = record.stamp + 3_600 * limits.SECOND_US
+    head = (0, position, stamp, checksum_of(before[1]), record.snapshot)
+    spoilt, _ = encode_record(*head, record.events)
+    history.lineage[0][number] = (position, spoilt)
+    history.stored[number] = history.stored[number]._replace(record=spoilt)
+    del history.lineage[0][number + 1 :]
+    del history.stored[number + 1 :]
+
+
+def lose_an_arrival(history: History) -> None:
+    history.arrived = [each for each in history.arrived if not isinstance(each.command, Commit)]
+
+
+def tell_twice(history: History) -> None:
+    history.told.append(history.told[-1])
+
+
+def fail(history: History) -> None:
+    """The rules give up on a command."""
+    answer = Answer(Status.INVALID, Detail("the engine failed on this command"))
+    answered(GetStock, answer=answer, head=None)(history)
+
+
 NOWHERE = Answer(Status.UNKNOWN_RESERVATION)
 WRONGS: list[tuple[Callable[[History], None], str]] = [
     (flip_a_bit, "does not prove itself"),
@@ -267,6 +299,12 @@ WRONGS: list[tuple[Callable[[History], None], str]] = [
     (answered(GetStock, head=Head(0, 1, 99)), "upon 1-99, which is missing"),
     (answered(GetStock, host="host-9"), "had claimed that epoch"),
     (answered(Find, answer=Answer(Status.OK, Homes([], [0]))), "wrongly"),
+    (answered(Commit, answer=Answer(Status.NOT_DONE), head=None), "it has refused"),
+    (answered(GetReservation, answer=NOWHERE, head=None), "though it was known all the time"),
+    (lose_an_arrival, "it has refused"),
+    (run_the_clock_ahead, "µs on, after"),
+    (tell_twice, "was told twice"),
+    (fail, "the engine failed on this command"),
     (pretend_to_have_received, "which has no such effect"),
     (answer_before_storing, "durable only at"),
     (answer_from_the_past, "by then 2-1 stood"),
@@ -311,3 +349,81 @@ def test_what_is_wrong_is_found(spoil: Callable[[History], None], expected: str)
     found = judge(history)
 
     assert [sentence for sentence in found if expected in sentence], found
+
+
+def test_what_was_lost_may_be_missing_where_a_shard_has_stopped() -> None:
+    """A server that went back in time excuses a shard that stopped, and no other."""
+    history = story()
+    del history.lineage[0][-3:]
+    history.stopped[0] = "Regressed"
+    history.digests.clear()
+
+    assert [] != judge(history)
+    history.lossy = True
+    assert [] == judge(history)
+    history.stopped.clear()
+    assert [] != judge(history)
+
+
+def test_what_the_world_has_spoilt_may_stop() -> None:
+    """A record with a flipped bit is no fault of the engine, if its shard then refuses to serve."""
+    history = story()
+    flip_a_bit(history)
+    history.stopped[0] = "CorruptRecord"
+    history.digests.clear()
+
+    assert [] != judge(history)
+    history.damaged.add(0)
+    assert [] == judge(history)
+
+
+def test_a_reply_that_was_lost() -> None:
+    """An effect that no host has told of is still its caller's, if the outcome is unknown."""
+    history = story()
+    del history.given[given_of(history, Commit)]
+    told(Commit, Answer(Status.OUTCOME_UNKNOWN))(history)
+
+    assert [] == judge(history)
+
+
+def test_an_answer_after_a_window_has_ended() -> None:
+    """What is forgotten without a record is known before, and not after."""
+    world = SmallWorld(1, 1, 20, calm=True)
+    (tenure,) = world.tenures
+    world.batch(tenure, [Reserve("cart-0", [LineRequest("apple", 1)])])
+    world.batch(tenure, [Release("cart-0")])
+    world.pass_by(19_000)
+    world.batch(tenure, [GetReservation("cart-0")])
+    world.pass_by(2_000)
+    world.batch(tenure, [GetReservation("cart-0", 0)])
+    early, late = world.history.given[-2:]
+    history = world.run(0)
+
+    assert [] == judge(history)
+    assert (Status.OK, Status.UNKNOWN_RESERVATION) == (early.answer.status, late.answer.status)
+    history.given[-2:] = [early._replace(answer=late.answer), late._replace(answer=early.answer)]
+    never = [sentence for sentence in judge(history) if "where that is never right" in sentence]
+    assert 2 == len(never)
+
+
+def test_an_id_that_two_shards_know() -> None:
+    """An edge may say that an id is ambiguous while it is, and that it is nowhere while it is."""
+    world = SmallWorld(1, 3, calm=True)
+    apples, others = (world.tenures[shard_of(sku, 3)] for sku in ("apple", "chimera"))
+    assert apples is not others
+    ambiguous = Answer(Status.AMBIGUOUS_RESERVATION)
+
+    def judged(answer: Answer) -> list[str]:
+        call = world.ask(GetReservation("cart-0"))
+        world.tell(call, answer)
+        found = judge(world.run(0))
+        del world.history.asked[-1], world.history.told[-1]
+        return found
+
+    assert [] == judged(NOWHERE)
+    world.batch(apples, [Reserve("cart-0", [LineRequest("apple", 1)])])
+    assert [] != judged(NOWHERE)
+    assert [] != judged(ambiguous)
+    world.batch(others, [Receive("chimera", "north", 1)])
+    world.batch(others, [Reserve("cart-0", [LineRequest("chimera", 1)])])
+    assert [] == judged(ambiguous)
