@@ -342,7 +342,7 @@ class _Replay:
             cut, checksum = reader.position, reader.checksum
             assert digest is not None
             self._cut = (cut, digest)
-            self._before = Record(shard.number, cut, 0, 0, START, [], checksum)
+            self._before = Record(shard.number, cut, shard.state.now, 0, START, [], checksum)
             self._floors = [each for each in self._floors if each.position >= cut]
             self._reach(cut, checksum)
 
@@ -365,6 +365,7 @@ class _Replay:
                 f"shard {record.shard}: begins with {record.position}, not with {GENESIS}"
             )
         check_link(self._before, record)
+        self._check_moment(record)
         if record.position == self._claim.position:
             self._finish(record)
             return
@@ -377,6 +378,18 @@ class _Replay:
         self.records += 1
         self.events += len(record.events)
         self._reach(record.position, record.checksum)
+
+    def _check_moment(self, record: Record) -> None:
+        """A snapshot is of no later moment than what its owner journaled next: its digest does not
+        say when it was, and what is taken for older than it is would be forgotten early."""
+        if self._cut is None or self._before is None or self._before.position != self._cut[0]:
+            return
+        cut, moment = self._cut[0], self._before.stamp
+        if record.position.epoch == cut.epoch and record.stamp < moment:
+            raise CorruptSnapshotError(
+                f"shard {record.shard}, snapshot {cut}: of {moment} µs, but record"
+                f" {record.position} after it of {record.stamp}"
+            )
 
     def _apply(self, record: Record) -> None:
         try:

@@ -2,7 +2,7 @@
 
     reads   1 … N      `FORMATS`, a table: what a format's bytes are in this engine's memory
     writes      N      `FORMAT`, in every record and every chunk
-    refuses what is newer, by number, before it owns anything
+    refuses what is newer, by number
 
 One number covers what lies in the journal's server: records, chunks of snapshots, and the digest,
 which is over packed entries and so means something only beside the format they were packed in. The

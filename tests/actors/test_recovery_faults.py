@@ -8,6 +8,7 @@ import pytest
 
 from actors.journal import Entry
 from actors.owner import Phase
+from engine import limits
 from engine.codec import START, Position, checksum_of, encode_record
 from engine.messages import (
     Committed,
@@ -266,6 +267,21 @@ async def test_a_snapshot_of_something_else(trial: Trial, small_snapshots: None)
     chunks[key] = sealed(flipped(chunks[key][:-4], at))
 
     assert f"snapshot {newest}: digest" in await trial.refused()
+
+
+@timeless
+async def test_a_snapshot_of_a_time_to_come(trial: Trial, small_snapshots: None) -> None:
+    """It proves itself and has the right digest, and would forget what is still to be known."""
+    _, newest = await trial.generations()
+    [key] = [key for key in trial.store.chunks if key.endswith(chunk_name(newest, 0))]
+    chunk = trial.store.chunks[key]
+    [cut] = [each for each in trial.store.records() if each.position == newest]
+    later = cut.stamp + 3_600 * limits.SECOND_US
+    assert cut.stamp.to_bytes(8) in chunk
+    body = chunk[:-4].replace(cut.stamp.to_bytes(8), later.to_bytes(8))
+    trial.store.chunks[key] = sealed(body)
+
+    assert f"CorruptSnapshot: shard 0, snapshot {newest}: of {later} µs" in await trial.refused()
 
 
 @pytest.mark.parametrize("number", range(4))

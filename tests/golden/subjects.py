@@ -1,12 +1,12 @@
 """What is damaged, and who reads it. A subject serves what it holds, or refuses.
 
-    Journal     records, recovered by an owner, all that there is or the tail after a snapshot
-    Chunks      the newest snapshot of a journal, recovered in the same way
-    Slots       the marks of a shard beside its journal, the same
-    Segment     a segment of the archive, read
-    Kept        a snapshot in the archive, read
+    Journal     records from the first one on, recovered by an owner who has a mark of the last
+    Unmarked    the same, by one who has none
+    Chunks      the newest of two snapshots beside the end of a journal, recovered by an owner
+    Slots       the marks of a shard beside its journal, recovered by an owner
+    Archived    a segment of the archive, or a snapshot in it, read
 
-Each gives trials: what was done to it, where, and a function that serves what is left.
+Each gives attempts: what was done to it, where, and a function that serves what is left.
 """
 
 import asyncio
