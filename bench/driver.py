@@ -117,6 +117,18 @@ class Driver:
         for shard in shards:
             self._lanes.setdefault(shard, deque()).append(connection)
 
+    def set_lanes(self, lanes: dict[int, deque[Connection]]) -> None:
+        """From now on requests for these shards go over these connections."""
+        self._lanes = lanes
+
+    def _lane(self, shard: int, otherwise: Connection) -> Connection:
+        """Where a request for this shard goes."""
+        lane = self._lanes.get(shard)
+        if not lane:
+            return otherwise
+        lane.rotate(1)
+        return lane[0]
+
     def lose(self, connection: Connection) -> int:
         """The connection has ended: what was under way stays unknown. Its free slots."""
         mine = [key for key, flight in self._flights.items() if flight[0] is connection]
@@ -216,10 +228,8 @@ class Driver:
         index = self._cursor
         parcel = self._parcels[index]
         self._cursor = index + 1 if index + 1 < len(self._parcels) else 0
-        lane = self._lanes.get(parcel.shard)
-        if lane:
-            connection = lane[0]
-            lane.rotate(1)
+        if self._lanes:
+            connection = self._lane(parcel.shard, connection)
         count = len(parcel.skus)
         first = self.ledger.open(parcel.skus)
         self._request_id = request_id = self._request_id + 1
@@ -234,6 +244,8 @@ class Driver:
 
     def _finish(self, connection: Connection, acts: Sequence[Act], parcel: Parcel) -> None:
         now = time.monotonic_ns()
+        if self._lanes:
+            connection = self._lane(parcel.shard, connection)
         marks = self.ledger.marks
         for act in acts:
             marks[act.number] = Mark.COMMITTING if act.commit else Mark.RELEASING

@@ -9,6 +9,7 @@ import asyncio
 import gc
 import signal
 import sys
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ import uvloop
 
 from bench.connections import BinaryConnection, Connection, HttpConnection
 from bench.driver import Driver
-from bench.plan import Failed, Go, Message, Plan, Ready, decode, encode
+from bench.plan import Failed, Go, Message, Moved, Plan, Ready, decode, encode
 from bench.requests import BinaryDialect, Dialect, HttpDialect
 from engine.placement import shard_of
 
@@ -35,7 +36,9 @@ class Generator:
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(self._broke)
         self._driver = Driver(plan, dialect(plan))
+        self._addresses, self._routes = plan.addresses, plan.routes
         self._where: dict[Connection, int] = {}
+        """Which of the addresses each is connected to."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
 
@@ -59,6 +62,18 @@ class Generator:
         await asyncio.shield(self._driver.finished)
         reports.cancel()
 
+    async def reroute(self, moved: Moved) -> None:
+        """Shards have moved: what is sent from now on goes to where they are."""
+        self._addresses, self._routes = moved.addresses, moved.routes
+        for address in set(moved.routes) - set(self._where.values()):
+            await self._open(address)
+        lanes: dict[int, deque[Connection]] = {}
+        for connection, address in self._where.items():
+            for shard, owner in enumerate(moved.routes):
+                if owner == address:
+                    lanes.setdefault(shard, deque()).append(connection)
+        self._driver.set_lanes(lanes)
+
     async def end(self) -> None:
         """Say what came of it."""
         self._closing = True
@@ -67,7 +82,7 @@ class Generator:
             connection.close()
 
     async def _open(self, address: int) -> Connection:
-        where = self._plan.addresses[address]
+        where = self._addresses[address]
         create = self._make_protocol
         if where.startswith("unix:"):
             path = where.removeprefix("unix:")
@@ -77,7 +92,7 @@ class Generator:
             _, connection = await self._loop.create_connection(create, host.strip("[]"), int(port))
         await connection.ready
         self._where[connection] = address
-        owned = [shard for shard, owner in enumerate(self._plan.routes) if owner == address]
+        owned = [shard for shard, owner in enumerate(self._routes) if owner == address]
         self._driver.add_lane(owned, connection)
         return connection
 
@@ -92,7 +107,7 @@ class Generator:
         slots = self._driver.lose(connection)
         address = self._where.pop(connection)
         others = [each for each, where in self._where.items() if where != address]
-        if self._plan.routes and others:  # a host is gone, and others have its shards by now
+        if self._routes and others:  # a host is gone, and others have its shards by now
             self._driver.add(others[slots % len(others)], slots)
             return
         task = self._loop.create_task(self._reconnect(address, slots))
@@ -109,7 +124,7 @@ class Generator:
             self._driver.reconnects += 1
             self._driver.add(connection, slots)
             return
-        self._fail(f"{self._plan.addresses[address]} does not come back")
+        self._fail(f"{self._addresses[address]} does not come back")
 
     async def _report(self) -> None:
         while True:
@@ -170,15 +185,19 @@ async def serve() -> None:
     go = await listen(stream)
     if not isinstance(go, Go):
         return
-    watch = loop.create_task(stop_at_end(stream, generator))
+    watch = loop.create_task(obey(stream, generator))
     await generator.run(go)
     watch.cancel()
     await generator.end()
 
 
-async def stop_at_end(stream: asyncio.StreamReader, generator: Generator) -> None:
-    """Standard input has nothing more to say; when it ends, so does the run."""
-    await stream.read()
+async def obey(stream: asyncio.StreamReader, generator: Generator) -> None:
+    """Standard input says where shards have moved to; when it ends, so does the run."""
+    while isinstance(message := await listen(stream), Moved):
+        try:
+            await generator.reroute(message)
+        except OSError:
+            continue  # it is gone again; so will the map say
     generator.stop()
 
 

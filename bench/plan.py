@@ -68,6 +68,14 @@ class Go(msgspec.Struct, tag=True):
     start_ns: int
 
 
+class Moved(msgspec.Struct, tag=True):
+    """Some shards are elsewhere by now."""
+
+    addresses: list[str]
+    """Those that were known already come first, in their order."""
+    routes: list[int]
+
+
 class Progress(msgspec.Struct, tag=True):
     """The last second."""
 
@@ -115,7 +123,7 @@ class Failed(msgspec.Struct, tag=True):
     reason: str
 
 
-Message = Plan | Ready | Go | Progress | Result | Failed
+Message = Plan | Ready | Go | Moved | Progress | Result | Failed
 
 _decoder: Final[msgspec.msgpack.Decoder[Message]] = msgspec.msgpack.Decoder(Message)
 

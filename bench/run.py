@@ -37,6 +37,7 @@ from bench.plan import (
     Arrivals,
     Failed,
     Go,
+    Moved,
     Plan,
     Progress,
     Ready,
@@ -56,7 +57,7 @@ from engine.messages import (
     Status,
 )
 from engine.placement import shard_of
-from gateway.http_client import HttpClient
+from gateway.http_client import HttpClient, UnreachableError
 
 LOCATION: Final = "bench"
 SAMPLE: Final = 1_000
@@ -67,6 +68,8 @@ EXPIRY_SECONDS_MAX: Final = 20.0
 POLL_SECONDS: Final = 0.5
 UNLIMITED: Final = 1 << 53
 CLOCK_READINGS: Final = 2
+MAP_SECONDS: Final = 0.5
+"""Between two looks at the shard map, by who goes to the hosts themselves."""
 
 
 class _Owner(msgspec.Struct):
@@ -87,7 +90,7 @@ class Generator:
         self.process = process
         self._stdin, self._stdout = process.stdin, process.stdout
 
-    def say(self, message: Plan | Go) -> None:
+    def say(self, message: Plan | Go | Moved) -> None:
         self._stdin.write(encode(message))
 
     async def hear(self) -> Ready | Progress | Result:
@@ -176,13 +179,18 @@ class Run:
             return [f"tcp:{parts.hostname}:{parts.port or 80}"], []
         if via == "gateway":
             return [self._target.binary], []
+        return await self._map([])
+
+    async def _map(self, known: list[str]) -> tuple[list[str], list[int]]:
+        """The hosts, the `known` ones first, and which of them has which shard."""
         reply = await asyncio.to_thread(self._http.get, "/v1/shards")
         if not reply.ok:
             raise BenchError(f"the shard map: {reply.refusal}")
         owners = {each.shard: each.host for each in msgspec.convert(reply.body, _Shards).shards}
-        hosts = sorted({host for host in owners.values() if host is not None})
         if None in owners.values():
             raise BenchError("some shards are not served by any host")
+        fresh = {host for host in owners.values() if host is not None} - set(known)
+        hosts = [*known, *sorted(fresh)]
         return hosts, [hosts.index(owners[shard] or "") for shard in range(self._shards)]
 
     async def _stock(self, caller: Caller) -> None:
@@ -243,13 +251,30 @@ class Run:
             pids = [each.process.pid for each in generators]
             roles = {"generator": pids, **self._target.pids}
             meter = asyncio.create_task(self._meter(start, roles))
+            follower = asyncio.create_task(self._follow(generators, addresses, routes))
             try:
                 return await self._watch(generators)
             finally:
                 meter.cancel()
-                await asyncio.gather(meter, return_exceptions=True)
+                follower.cancel()
+                await asyncio.gather(meter, follower, return_exceptions=True)
                 if len(self._clocks) < CLOCK_READINGS:  # it ended before its time
                     self._clocks.append(read_clocks(roles))
+
+    async def _follow(
+        self, generators: Sequence[Generator], addresses: list[str], routes: list[int]
+    ) -> None:
+        """Tell the generators when shards have moved, if they go to the hosts themselves."""
+        while routes:
+            await asyncio.sleep(MAP_SECONDS)
+            try:
+                addresses, found = await self._map(addresses)
+            except (BenchError, UnreachableError):
+                continue  # a shard is on its way, or the gateway is
+            if found != routes:
+                routes = found
+                for each in generators:
+                    each.say(Moved(addresses, routes))
 
     async def _meter(self, start: float, roles: Mapping[str, Sequence[int]]) -> None:
         """Read the CPU clocks when the measured time begins and when it ends."""

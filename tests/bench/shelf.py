@@ -5,6 +5,7 @@ It is what a benchmark needs of an engine, in the loop of the test, and it can b
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -17,9 +18,11 @@ from engine.messages import (
     Answer,
     Audit,
     Command,
+    MovedTo,
     Request,
     Reserve,
     Response,
+    Status,
 )
 from engine.placement import home_of, shard_of
 from engine.scope import OPERATOR, Scope
@@ -38,11 +41,20 @@ class Shelf:
         self.lie: Lie = lambda command, answer: answer
         self.forget: Callable[[Request], bool] = lambda request: False
         self.disconnect: Callable[[], None] = lambda: None
+        self.owners: list[str] = []
+        """By shard, the address that answers for it; the others say that it has moved. Empty = all
+        answer for all."""
+        self.taken: Counter[str] = Counter()
+        """Reserves, by the address that took them."""
 
-    def submit(self, request: Request, scope: Scope, reply: Callable[[Response], None]) -> None:
-        answers = [self.lie(command, self.execute(command)) for command in request.commands]
-        if not self.forget(request):
-            reply(Response(request.request_id, answers))
+    def answer(self, command: Command, address: str) -> Answer:
+        """At the server of that address."""
+        shard = self._place(command)
+        if isinstance(command, Reserve):
+            if self.owners and self.owners[shard] != address:
+                return Answer(Status.MOVED, MovedTo(shard, 1, ""))
+            self.taken[address] += 1
+        return self.lie(command, self.execute(command))
 
     def execute(self, command: Command) -> Answer:
         """As the owner of the command's shard would, but at once."""
@@ -61,21 +73,41 @@ class Shelf:
         return shard_of(command.sku, len(self.shards)) if home is None else int(home)
 
 
+class Door:
+    """The shelf behind one address."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
+        self.address = ""
+
+    def submit(self, request: Request, scope: Scope, reply: Callable[[Response], None]) -> None:
+        answers = [self._shelf.answer(command, self.address) for command in request.commands]
+        if not self._shelf.forget(request):
+            reply(Response(request.request_id, answers))
+
+
 @asynccontextmanager
 async def serve(shelf: Shelf) -> AsyncIterator[Target]:
     """The shelf on loopback, with just enough of HTTP for the shard map and the metrics."""
-    server = BinaryServer("shelf", len(shelf.shards), shelf, lambda key, peer: OPERATOR)
-    binary = await server.listen("tcp:127.0.0.1:0")
+    door = Door(shelf)
+    server = BinaryServer("shelf", len(shelf.shards), door, lambda key, peer: OPERATOR)
+    door.address = binary = await server.listen("tcp:127.0.0.1:0")
     shelf.disconnect = lambda: abort(server)
-    owners = [{"shard": number, "host": binary} for number in range(len(shelf.shards))]
-    pages = {
-        "/metrics": ("text/plain", METRICS.encode()),
-        "/v1/shards": ("application/json", msgspec.json.encode({"shards": owners})),
+
+    def shards() -> bytes:
+        owners = shelf.owners or [binary] * len(shelf.shards)
+        found = [{"shard": number, "host": host} for number, host in enumerate(owners)]
+        return msgspec.json.encode({"shards": found})
+
+    pages: dict[str, tuple[str, Callable[[], bytes]]] = {
+        "/metrics": ("text/plain", METRICS.encode),
+        "/v1/shards": ("application/json", shards),
     }
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         request = await reader.readuntil(b"\r\n\r\n")
-        media, page = pages[request.split()[1].decode()]
+        media, make = pages[request.split()[1].decode()]
+        page = make()
         head = f"HTTP/1.1 200 OK\r\nContent-Type: {media}\r\nContent-Length: {len(page)}\r\n\r\n"
         writer.write(head.encode() + page)
         await writer.drain()

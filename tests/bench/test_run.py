@@ -1,5 +1,6 @@
 """Whole runs: generator processes, the binary protocol, real shards, the audit."""
 
+import asyncio
 from typing import Self
 
 import msgspec
@@ -185,6 +186,27 @@ async def test_a_lost_connection_is_opened_again() -> None:
     assert 2 == report.load.reconnects
     assert 500 == report.audit.told.reserved + report.audit.unknown
     assert report.load.unanswered == report.audit.unknown > 0
+
+
+async def test_shards_that_move_are_followed() -> None:
+    """Whoever goes to the hosts themselves is sent away by the former owner for a moment, and then
+    goes to the new one."""
+    shelf = Shelf(2)
+    async with serve(shelf) as target, serve(shelf) as other:
+        shelf.owners = [target.binary, target.binary]
+
+        def move() -> None:
+            shelf.owners = [target.binary, other.binary]
+
+        asyncio.get_running_loop().call_later(0.5, move)
+        wanted = {**SHORT, "via": "host", "duration": 2.0, "rate": 400.0}
+        report = await run(msgspec.convert(wanted, Options), target, Nobody())
+
+    assert report.audit is not None
+    assert [] == report.audit.findings
+    (reserve,) = report.operations
+    assert {"ok", "moved"} == set(reserve.outcomes)
+    assert shelf.taken[other.binary] > 50
 
 
 async def test_the_generator_is_measured_alone() -> None:
