@@ -13,6 +13,7 @@ import asyncio
 import os
 import signal
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -38,6 +39,7 @@ PAUSE_SECONDS = (2.0, 6.0)
 AUDIT_DEADLINE_MS = 60_000
 VICTIMS = {"host": 6, "gateway": 2, "redis": 2}
 """Whom it hits, and how often."""
+SCRAPE_SECONDS = 0.5
 LOGS = ("host-1", "host-2")
 
 
@@ -53,10 +55,12 @@ async def test_a_long_run(tmp_path: Path, figures: Figures) -> None:
     )
     history = History()
     flags = ("--shards", str(SHARDS), "--gateways", "2", "--audit-interval", "1")
-    memory = ("--maxmemory", f"{max(64, seconds // 2)}mb")
+    memory = ("--maxmemory", f"{64 + seconds // 3}mb")
     async with running(tmp_path, *flags, *memory) as engine:
         began = asyncio.get_running_loop().time()
         await stock(engine, history)
+        async with pouring(engine, pourers=2):
+            await eventually(partial(has_snapshots, engine), 300)
         async with load(engine, history, name="long") as buyers, pouring(engine, pause=0.05):
             deaths = await kill_at_random(engine, buyers, Random(seed), seconds)
             await buyers.until_served(range(SHARDS), 60)
@@ -65,7 +69,7 @@ async def test_a_long_run(tmp_path: Path, figures: Figures) -> None:
         drift = await drifts(engine)
         books = await check(engine, history, whole=False)
         alarms = (await engine.status()).alarms
-        logged = Counter(str(each["event"]) for name in LOGS for each in engine.log(name))
+        logged = events(engine)
     figures(
         seconds=seconds,
         seed=seed,
@@ -84,6 +88,17 @@ async def test_a_long_run(tmp_path: Path, figures: Figures) -> None:
     assert [(True, 0, [])] * SHARDS == [(v.complete, v.drift, v.findings) for v in views]
     assert (0, []) == (logged["drift"], alarms)
     assert logged["audited"] > SHARDS
+
+
+def events(engine: EngineProcess) -> Counter[str]:
+    """How often the hosts have logged what."""
+    return Counter(str(each["event"]) for name in LOGS for each in engine.log(name))
+
+
+async def has_snapshots(engine: EngineProcess) -> bool:
+    """The server is so full that there is one of every shard, or of some there are several."""
+    await asyncio.sleep(SCRAPE_SECONDS)
+    return events(engine)["snapshot_taken"] >= SHARDS
 
 
 async def kill_at_random(
