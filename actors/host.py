@@ -22,6 +22,7 @@ from actors.archiver import Archiver
 from actors.auditor import Turns
 from actors.clock import Clock
 from actors.config import Settings
+from actors.historian import Historian
 from actors.inbox import Portion
 from actors.journal import BusyError, Journal, JournalError, LostError, Memory
 from actors.marks import CorruptMarkError, Marks
@@ -47,7 +48,9 @@ from engine.messages import (
     GetChannel,
     GetReservation,
     GetStatistics,
+    GetStockAsOf,
     Homes,
+    ListMovements,
     ListShortfalls,
     MovedTo,
     MoveLines,
@@ -83,6 +86,8 @@ _WRITES: Final[frozenset[type[Command]]] = _NEW_WORK | {
 """What is refused while there is hardly any left: all that callers can have journaled."""
 _NOTHING: Final[frozenset[type[Command]]] = frozenset()
 _BY_SHARD: Final = (SetChannel, GetChannel, ListShortfalls, Audit)
+_BESIDE: Final = frozenset({Audit, GetStockAsOf, ListMovements})
+"""What an owner answers beside its batches."""
 _BROKEN_MAX: Final = 5
 """How often a shard is recovered after a bug before it is given up."""
 _log = structlog.get_logger(__name__)
@@ -168,6 +173,7 @@ class Host:
             None if archive is None else Archiver(archive, settings.archive_snapshot_bytes)
         )
         self.turns = Turns()
+        self.historian = Historian(settings.shards, archive)
 
     # --- shards come and go ---
 
@@ -207,6 +213,7 @@ class Host:
             self._changed,
             self.archiver,
             self.turns,
+            self.historian,
         )
         self._owners[shard] = owner
         self._run(self._look_after(owner, floors))
@@ -343,7 +350,7 @@ class Host:
             pending.answer(index, Answer(Status.MOVED, MovedTo(shard, 0, "")))
         elif owner.phase in CLOSED:
             pending.answer(index, owner.refusal())
-        elif type(command) is Audit:
+        elif type(command) in _BESIDE:
             owner.submit(pending, index, command)
         else:
             return owner

@@ -27,15 +27,27 @@ from actors.appender import Appender, FencedError, RegressedError
 from actors.archiver import Archiver
 from actors.auditor import Auditor, Turns
 from actors.clock import Clock
+from actors.historian import Historian, Question
 from actors.inbox import Inbox, Portion, Waiter
 from actors.journal import Journal, JournalError
 from actors.marks import CorruptMarkError, Marks
+from actors.past import Moment
 from actors.pending import NOT_DONE, OUTCOME_UNKNOWN
 from actors.recovery import ClaimLostError, Floor, GenesisError, Recovered, claim, opened, recover
 from actors.snapshotter import Snapshotter
 from engine import limits
 from engine.codec import START, CorruptRecordError, Position, encode_event
-from engine.messages import Answer, Audit, Command, Detail, Head, MovedTo, Status
+from engine.messages import (
+    Answer,
+    Audit,
+    Command,
+    Detail,
+    GetStockAsOf,
+    Head,
+    ListMovements,
+    MovedTo,
+    Status,
+)
 from engine.shard import Shard
 from engine.snapshot import CorruptSnapshotError
 
@@ -132,9 +144,11 @@ class Owner:
         on_change: Callable[["Owner"], None],
         archiver: Archiver | None = None,
         turns: Turns | None = None,
+        historian: Historian | None = None,
     ) -> None:
         """`clock_from` makes a clock that never goes back behind a stamp; `nonce` is random;
-        `archiver` gets what is trimmed; `turns` are shared by the owners of one host."""
+        `archiver` gets what is trimmed; `turns` are shared by the owners of one host, and so is the
+        `historian`, who answers what is asked about the past."""
         self.number = number
         self.phase = Phase.CLAIMING
         self.reason = ""
@@ -163,9 +177,12 @@ class Owner:
         self._on_change = on_change
         self._archiver = archiver
         self._turns = turns or Turns()
+        self._historian = historian or Historian(ownership.shards)
         self._wake: asyncio.Future[None] | None = None
         self._stopping = False
         self._prove_now = False
+        self._meetings: list[asyncio.Future[Moment]] = []
+        """Who waits for the end of a batch."""
         self._loop = asyncio.get_running_loop()
 
     # --- what the host calls ---
@@ -174,6 +191,8 @@ class Owner:
         """Queue one command; it is answered through `waiter`."""
         if isinstance(command, Audit):
             self._audit(waiter, index, command.quick)
+        elif isinstance(command, GetStockAsOf | ListMovements):
+            self._look_back(waiter, index, command)
         else:
             self.put(Portion(waiter, index, [command]))
 
@@ -190,6 +209,20 @@ class Owner:
             waiter.answer(index, NOT_DONE)
             return
         self.auditor.ask(waiter, index, quick=quick)
+
+    def _look_back(self, waiter: Waiter, index: int, question: Question) -> None:
+        """Answer about the past, beside the batches; through `waiter`."""
+        if self.phase is not Phase.SERVING:
+            waiter.answer(index, NOT_DONE)
+        else:
+            self._historian.ask(self, waiter, index, question)
+
+    def meet(self) -> asyncio.Future[Moment]:
+        """The end of a batch that begins from now on; see `actors.historian`."""
+        meeting: asyncio.Future[Moment] = self._loop.create_future()
+        self._meetings.append(meeting)
+        self.poke(prove=True)
+        return meeting
 
     def poke(self, *, prove: bool = False) -> None:
         """Look for work that no command brings; `prove`: ask the journal if the shard is ours."""
@@ -354,12 +387,30 @@ class Owner:
                 self._wake = None
                 continue
             self._prove_now = False
+            meetings, self._meetings = self._meetings, []
             shard.begin(clock.now())
             await self._batch(self._execute())
             self.snapshotter.after_batch()
+            self._hold(meetings)
         assert self.auditor is not None
         await self.auditor.stop()
         await self.snapshotter.stop()
+
+    def _hold(self, meetings: list[asyncio.Future[Moment]]) -> None:
+        """Between two batches, everything acknowledged: say how things stand."""
+        appender, snapshotter = self.appender, self.snapshotter
+        assert appender is not None
+        assert snapshotter is not None
+        for meeting in meetings:
+            if not meeting.done():  # whoever asked may have given up
+                meeting.set_result(
+                    Moment(
+                        appender.position,
+                        appender.checksum,
+                        self._clock.now(),
+                        snapshotter.generations,
+                    )
+                )
 
     def _has_chores(self) -> bool:
         assert self.snapshotter is not None
@@ -478,6 +529,7 @@ class Owner:
             self.auditor.cancel()
         if self.snapshotter is not None:
             self.snapshotter.cancel()
+        self._historian.leave(self)
         log = _log.info if phase is Phase.RELEASED else _log.warning
         log("shard_ended", shard=self.number, epoch=self.epoch, how=phase.value, reason=reason)
         self._on_change(self)
@@ -496,6 +548,11 @@ class Owner:
         if self.phase is Phase.FAILED:
             return Answer(Status.SHARD_STOPPED)
         return Answer(Status.MOVED, MovedTo(self.number, self.epoch, ""))
+
+    @property
+    def journal(self) -> Journal:
+        """Where its records are."""
+        return self._journal
 
     @property
     def is_stopping(self) -> bool:

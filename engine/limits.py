@@ -87,6 +87,23 @@ JOURNAL_IN_FLIGHT_BYTES_MAX: Final = 64 << 20
 """Of those, the bytes that were sent; one operation may overshoot it."""
 JOURNAL_READ_ENTRIES_MAX: Final = 256
 
+# --- the past --------------------------------------------------------------------------------
+
+HISTORY_ENTRIES_MAX: Final = 1_000
+"""Movements on one page…"""
+HISTORY_PAGE_BYTES_MAX: Final = 256 << 10
+"""…which ends early once it has this size; one entry may overshoot it."""
+HISTORY_QUEUE_MAX: Final = 8
+"""Questions about the past that one host has at once; one is being answered."""
+HISTORY_SLICE_EVENTS: Final = 256
+"""Events that are replayed before whoever else is on the loop has a turn."""
+HISTORY_READ_BYTES: Final = 1 << 20
+"""What is read of the archive in one go; one record or chunk may overshoot it."""
+HISTORY_READ_ENTRIES: Final = 16
+"""Records that are read at once: the shard's own appends share the connection."""
+HISTORY_DEADLINE_MS: Final = 30_000
+"""What a gateway gives a question about the past."""
+
 # --- placement and memory --------------------------------------------------------------------
 
 SHARDS_MAX: Final = 4_096
@@ -168,6 +185,9 @@ assert PARTS_MAX * (2 * ID_CHARS_MAX + 32) + LINES_MAX * (ID_CHARS_MAX + 32) < E
 assert (LOCATIONS_MAX + POOLS_MAX) * (ID_CHARS_MAX + 16) < EVENT_BYTES_MAX
 assert (SWEEP_PER_BATCH_MAX + PARTS_MAX) * (2 * ID_CHARS_MAX + 16) < 2 * EVENT_BYTES_MAX
 assert BODY_BYTES_MAX < FRAME_BYTES_MAX
+assert 2 * HISTORY_PAGE_BYTES_MAX < FRAME_BYTES_MAX
+assert HISTORY_DEADLINE_MS <= DEADLINE_MS_MAX
+assert HISTORY_READ_ENTRIES <= JOURNAL_READ_ENTRIES_MAX
 assert LINES_MAX * (2 * ID_CHARS_MAX + 16) < BODY_BYTES_MAX
 assert SHARD_QUEUE_SHED_RESERVES < SHARD_QUEUE_COMMANDS_MAX
 assert GATEWAY_WAITING_PER_SHARD_MAX < GATEWAY_IN_FLIGHT_SHED_RESERVES < GATEWAY_IN_FLIGHT_MAX

@@ -57,6 +57,12 @@ class Status(IntEnum):
     LOCATION_NOT_SERVED = 24
     """The line names a location that its channel does not sell from."""
     QUANTITY_OVERFLOW = 25
+    HISTORY_NOT_KEPT = 26
+    """The moment lies before what is kept of the journal."""
+    NOT_YET = 27
+    """The moment lies in the future, or after the last acknowledged record."""
+    UNKNOWN_RECORD = 28
+    """The journal has no record at this position."""
 
     INVALID = 30
     FORBIDDEN = 31
@@ -73,6 +79,8 @@ class Status(IntEnum):
     """This host does not own the shard; the body says who did last, as far as it knows."""
     SHARD_STOPPED = 45
     """The shard's journal failed its checks; it refuses to serve rather than guess."""
+    HISTORY_DAMAGED = 46
+    """What is kept of that time does not prove itself."""
 
 
 class State(IntEnum):
@@ -355,6 +363,27 @@ class GetStatistics(Message, tag=42):
     """The counters of the process that answers; asked by a gateway when it is scraped."""
 
 
+class GetStockAsOf(Message, tag=43):
+    """What GetStock would have answered at an earlier moment: right after the record `position`
+    (epoch, sequence), or after every record that is stamped `time` or earlier."""
+
+    sku: Id
+    time: Version | None = None
+    position: tuple[Version, Version] | None = None
+
+
+class ListMovements(Message, tag=44):
+    """What changed the numbers of a SKU, oldest first. `after` is a place (epoch, sequence, event
+    number) in the journal; `since` and `until` are stamps, both included."""
+
+    sku: Id
+    after: tuple[Version, Version, Version] | None = None
+    limit: Annotated[int, Meta(ge=1, le=limits.HISTORY_ENTRIES_MAX)] = limits.HISTORY_ENTRIES_MAX
+    since: Version | None = None
+    until: Version | None = None
+    scope: Id | None = None
+
+
 Command = (
     Reserve
     | Commit
@@ -378,6 +407,8 @@ Command = (
     | ListShortfalls
     | Audit
     | GetStatistics
+    | GetStockAsOf
+    | ListMovements
 )
 ReservationCommand = (
     Commit | Release | Extend | Ship | Cancel | Restock | MoveLines | GetReservation
@@ -803,6 +834,77 @@ class Statistics(Message, tag=12):
     samples: list[Sample]
 
 
+class StockAsOf(Message, tag=13):
+    """A SKU as it stood right after the record (`epoch`, `sequence`), which is stamped `time`."""
+
+    epoch: int
+    sequence: int
+    time: int
+    stock: StockView
+
+
+class Counters(Message):
+    """Of one location of a SKU."""
+
+    on_hand: int
+    reserved: int
+    allocated: int
+    available: int
+
+
+class PlaceChange(Message):
+    """What one event did at one location."""
+
+    location: str
+    before: Counters
+    after: Counters
+
+
+class PoolChange(Message):
+    """What one event did to what a pool ring-fences."""
+
+    pool: str
+    before: int
+    after: int
+
+
+class LedgerEntry(Message):
+    """What one event did to one SKU: event `number` (from 0) of the record (`epoch`, `sequence`).
+
+    Of a reservation the channel is known, of everything else whose key asked. `quantity` is what
+    the event was about: signed if units were adjusted, absolute if they were counted; of a commit,
+    the units that were taken.
+    """
+
+    epoch: int
+    sequence: int
+    number: int
+    time: int
+    kind: str
+    quantity: int
+    version: int
+    places: list[PlaceChange]
+    pools: list[PoolChange]
+    reservation_id: str | None = None
+    channel: str | None = None
+    by: str = ""
+    reason: str = ""
+    reference: str = ""
+
+
+class LedgerPage(Message, tag=14):
+    """Entries in the order of the journal. `next`: from where to go on, None = that was all;
+    (`epoch`, `sequence`): up to there the journal was looked through."""
+
+    entries: list[LedgerEntry]
+    next: tuple[int, int, int] | None
+    epoch: int
+    sequence: int
+    begins: tuple[int, int] = (0, 0)
+    """The record after which looking began: where neither `after` nor `since` was given, what is
+    before is not kept."""
+
+
 class Detail(Message, tag=11):
     """Says in words what was wrong with the command."""
 
@@ -822,6 +924,8 @@ Body = (
     | AuditView
     | Detail
     | Statistics
+    | StockAsOf
+    | LedgerPage
 )
 
 

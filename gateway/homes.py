@@ -21,6 +21,8 @@ from engine.messages import (
     GetAvailability,
     GetChannel,
     GetStock,
+    GetStockAsOf,
+    ListMovements,
     ListShortfalls,
     Receive,
     Reserve,
@@ -34,7 +36,17 @@ RANDOM_BYTES: Final = 8
 GENERATIONS: Final = 4
 GENERATION_ENTRIES: Final = 32_768
 
-_ABOUT_SKU: Final = (GetStock, GetAvailability, Receive, Adjust, Count, Transfer, SetStock)
+_ABOUT_SKU: Final = (
+    GetStock,
+    GetAvailability,
+    Receive,
+    Adjust,
+    Count,
+    Transfer,
+    SetStock,
+    GetStockAsOf,
+    ListMovements,
+)
 _ABOUT_SHARD: Final = (SetChannel, GetChannel, ListShortfalls, Audit)
 _VERSION: Final = 8
 _UUID_CHARS: Final = 36

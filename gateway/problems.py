@@ -132,6 +132,25 @@ TABLE: Final[dict[Status, Kind]] = dict(
             "The sum would be too large",
             "A location holds at most 2,147,483,647 units of a SKU.",
         ),
+        _row(
+            Status.HISTORY_NOT_KEPT,
+            410,
+            "That past is not kept",
+            "Ask for a later moment.",
+        ),
+        _row(
+            Status.NOT_YET,
+            409,
+            "That moment is to come",
+            "Ask again once it has passed.",
+            retryable=True,
+        ),
+        _row(
+            Status.UNKNOWN_RECORD,
+            404,
+            "There is no such record",
+            "Take a position that an answer has named, or a time.",
+        ),
         _row(Status.INVALID, 400, "Not a valid request", "Mend the request."),
         _row(
             Status.FORBIDDEN,
@@ -198,6 +217,12 @@ TABLE: Final[dict[Status, Kind]] = dict(
             503,
             "The shard has stopped",
             "Its journal failed a check, and it refuses to guess. An operator has to look.",
+        ),
+        _row(
+            Status.HISTORY_DAMAGED,
+            500,
+            "What is kept of that time is damaged",
+            "It does not prove itself; the engine's log says where. An operator has to look.",
         ),
     ]
 )

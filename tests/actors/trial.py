@@ -19,6 +19,7 @@ from typing import Any, ParamSpec
 from actors.archive import Archive
 from actors.archiver import Archiver
 from actors.clock import Clock
+from actors.historian import Historian
 from actors.journal import BusyError, Entry, Journal, LostError
 from actors.marks import Marks
 from actors.memory_disk import MemoryDisk
@@ -347,6 +348,10 @@ class Trial:
         """That of a new process."""
         return Archiver(Archive(Path("archive"), None, self.disk), self.archive_snapshot_bytes)
 
+    def historian(self) -> Historian:
+        """That of a new process."""
+        return Historian(self.shards, self.archive)
+
     def journal(self) -> FaultyJournal:
         return FaultyJournal(self.store)
 
@@ -379,6 +384,7 @@ class Trial:
             self._nonces.to_bytes(16),
             lambda owner: None,
             self.archiver(),
+            historian=self.historian(),
         )
         return Life(owner, journal, list(floors))
 

@@ -55,6 +55,8 @@ COMMANDS = {
     40: "ListShortfalls",
     41: "Audit",
     42: "GetStatistics",
+    43: "GetStockAsOf",
+    44: "ListMovements",
 }
 EVENTS = {
     1: "Reserved",
@@ -95,6 +97,8 @@ BODIES = {
     10: "AuditView",
     11: "Detail",
     12: "Statistics",
+    13: "StockAsOf",
+    14: "LedgerPage",
 }
 STATUSES = {
     0: "OK",
@@ -115,6 +119,9 @@ STATUSES = {
     23: "UNKNOWN_CHANNEL",
     24: "LOCATION_NOT_SERVED",
     25: "QUANTITY_OVERFLOW",
+    26: "HISTORY_NOT_KEPT",
+    27: "NOT_YET",
+    28: "UNKNOWN_RECORD",
     30: "INVALID",
     31: "FORBIDDEN",
     32: "UNAUTHENTICATED",
@@ -125,6 +132,7 @@ STATUSES = {
     43: "MEMORY_FULL",
     44: "MOVED",
     45: "SHARD_STOPPED",
+    46: "HISTORY_DAMAGED",
 }
 ROOTS: list[Any] = [Hello, Request, Response, Answer]
 
