@@ -106,14 +106,6 @@ def equal(command: Command) -> bytes:
     return _encode(command)
 
 
-def spellings(command: Command) -> list[bytes]:
-    """What a call may be equal to whose command a host got as `command`: a channel is filled in."""
-    result = [equal(command)]
-    if getattr(command, "channel", None) is not None and not isinstance(command, SetChannel):
-        result.append(equal(msgspec.structs.replace(command, channel=None)))
-    return result
-
-
 def name_of(message: Any, kind: type[Command]) -> Name:
     """What commands of `kind`, and their events, are found by."""
     if kind in NEEDS_KEY_WITH_LINES or kind is MoveLines:
@@ -162,16 +154,35 @@ class Calls:
         self._equal: dict[bytes, list[Call]] = defaultdict(list)
         self._named: dict[Name, dict[bytes, Command]] = defaultdict(dict)
         self._spent: dict[bytes, int] = defaultdict(int)
+        self._spelled: dict[int, tuple[Command, bytes]] = {}
+        """By identity: one object is met as what was asked, what arrived and what was answered."""
         for call in self.by_number.values():
             command = call.asked.command
-            spelling = equal(command)
+            spelling = self.equal(command)
             self._equal[spelling].append(call)
             if type(command) in _CHANGING:
                 self._named[name_of(command, type(command))].setdefault(_encode(command), command)
 
+    def equal(self, command: Command) -> bytes:
+        """As the function, which is asked once for each command."""
+        found = self._spelled.get(id(command))
+        if found is None:
+            found = self._spelled[id(command)] = command, equal(command)
+        return found[1]
+
+    def spellings(self, command: Command) -> list[bytes]:
+        """What a call may be equal to whose command a host got as `command`: a channel may have
+        been filled in."""
+        result = [self.equal(command)]
+        if getattr(command, "channel", None) is not None and not isinstance(command, SetChannel):
+            result.append(equal(msgspec.structs.replace(command, channel=None)))
+        return result
+
     def behind(self, command: Command) -> list[Call]:
         """The calls that a host may have got as `command`."""
-        calls = [call for spelling in spellings(command) for call in self._equal.get(spelling, ())]
+        calls = [
+            call for spelling in self.spellings(command) for call in self._equal.get(spelling, ())
+        ]
         scope = getattr(command, "scope", None)
         scopes = (None, scope)
         return [call for call in calls if getattr(call.asked.command, "scope", None) in scopes]
@@ -211,28 +222,29 @@ class Calls:
             told = early[0].told
             assert told is not None
             return f"{early[0]} was told {told.answer.status.name}"
-        if not is_repeatable(command) and self._spent[equal(command)] >= len(able):
+        if not is_repeatable(command) and self._spent[self.equal(command)] >= len(able):
             return f"{able[0]} has had its effect already"
         return None
 
     def spend(self, command: Command) -> None:
         """`command` has had an effect; without a name it can have no other for the same call."""
         if not is_repeatable(command):
-            self._spent[equal(command)] += 1
+            self._spent[self.equal(command)] += 1
 
 
 class Arrivals:
     """What has reached hosts, and was not refused by them; of a world that tells of arrivals."""
 
-    def __init__(self, history: History) -> None:
+    def __init__(self, history: History, calls: Calls) -> None:
+        self._calls = calls
         self._is_told = bool(history.arrived)
         self._open: dict[tuple[str, bytes], list[int]] = defaultdict(list)
         """Host and command → when it arrived, for each that may have been done there."""
         for arrived in history.arrived:
-            self._open[arrived.host, equal(arrived.command)].append(arrived.at)
+            self._open[arrived.host, calls.equal(arrived.command)].append(arrived.at)
         for given in history.given if self._is_told else ():
             if given.answer.status in NOTHING_DONE:
-                times = self._open.get((given.host, equal(given.command)), [])
+                times = self._open.get((given.host, calls.equal(given.command)), [])
                 if given.arrived in times:
                     times.remove(given.arrived)
 
@@ -240,7 +252,7 @@ class Arrivals:
         """Whether `host` had got `command` by then, and has not said that it did nothing."""
         if not self._is_told:
             return True
-        spelled = [(host, spelling) for spelling in spellings(command)]
+        spelled = [(host, spelling) for spelling in self._calls.spellings(command)]
         return any(at <= stored_at for key in spelled for at in self._open.get(key, ()))
 
 

@@ -35,16 +35,19 @@ from engine.messages import (
     Detail,
     Find,
     GetChannel,
+    GetReservation,
     GetStatistics,
+    GetStock,
     Head,
     Homes,
     Opened,
+    State,
     Status,
 )
 from engine.shard import Shard
-from tests.simulation.calls import NOTHING_DONE, Arrivals, Call, Calls, equal, spellings
+from tests.simulation.calls import NOTHING_DONE, Arrivals, Call, Calls
 from tests.simulation.history import Asked, Given, History, Told
-from tests.simulation.replay import Replay
+from tests.simulation.replay import Replay, differs
 
 WITHOUT_HEAD: Final = NOTHING_DONE | {Status.OUTCOME_UNKNOWN, Status.AMBIGUOUS_RESERVATION}
 """What hosts, gateways and clients may answer without having looked at a record."""
@@ -68,7 +71,7 @@ class Judge:
         self.history = history
         self.violations: list[str] = []
         self.calls = Calls(history)
-        self.arrivals = Arrivals(history)
+        self.arrivals = Arrivals(history, self.calls)
         shards = range(history.shards)
         self.stored_at: list[dict[Position, int]] = [{} for _ in shards]
         """Per shard: since when each record of the lineage has been durable, for the last time."""
@@ -213,11 +216,11 @@ class Judge:
         given: dict[bytes, list[Given]] = defaultdict(list)
         for each in self.history.given:
             if each.head is not None or isinstance(each.command, BESIDE):
-                for spelling in spellings(each.command):
+                for spelling in self.calls.spellings(each.command):
                     given[spelling].append(each)
         for call in self.calls.by_number.values():
             if call.told is not None:
-                self._check_told(call, call.told, given[equal(call.asked.command)])
+                self._check_told(call, call.told, given[self.calls.equal(call.asked.command)])
         if len(self.history.told) > len({told.call for told in self.history.told}):
             self.violations.append("a call was told twice how it ended")
         for each in self.history.given:
@@ -322,6 +325,24 @@ class Judge:
                     self._compare(replay, engine, event.digest, f"found at {record.position}")
             engine.replay(record.stamp, record.events)
         self._compare(replay, engine, living, "served")
+        self._check_views(replay, engine)
+
+    def _check_views(self, replay: Replay, engine: Shard) -> None:
+        """Of every SKU and reservation, a shard with this journal says what the model says."""
+        model = replay.model
+        reads: list[Command] = [GetStock(sku) for sku in model.skus]
+        reads += [
+            GetReservation(name)
+            for name, known in model.reservations.items()
+            if known.state is not State.RESERVED or model.deadline(known) > engine.state.now
+        ]
+        for read in reads:
+            expected, found = model.execute(read), engine.execute(read)
+            if differs(expected, found):
+                self.violations.append(
+                    f"shard {replay.shard} ends in a state in which {read} is answered {found},"
+                    f" right is {expected}"
+                )
 
     def _compare(self, replay: Replay, engine: Shard, digest: bytes, where: str) -> None:
         """The digest, now or when more has been forgotten."""

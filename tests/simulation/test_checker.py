@@ -11,6 +11,7 @@ from engine.codec import Position, checksum_of, decode_record, encode_record
 from engine.messages import (
     Answer,
     AuditView,
+    Command,
     Commit,
     Committed,
     Detail,
@@ -34,6 +35,8 @@ from engine.messages import (
     Status,
 )
 from engine.placement import shard_of
+from engine.shard import Shard
+from tests.simulation import checker
 from tests.simulation.checker import judge
 from tests.simulation.history import Asked, History
 from tests.simulation.small_world import SmallWorld
@@ -349,6 +352,19 @@ def test_what_is_wrong_is_found(spoil: Callable[[History], None], expected: str)
     found = judge(history)
 
     assert [sentence for sentence in found if expected in sentence], found
+
+
+def test_a_state_that_nobody_has_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the journal makes of every SKU and reservation is compared, asked for or not."""
+
+    class Wrong(Shard):
+        def execute(self, command: Command) -> Answer:
+            return NOWHERE
+
+    monkeypatch.setattr(checker, "Shard", Wrong)
+    found = judge(story())
+
+    assert 4 == len([sentence for sentence in found if "ends in a state in which" in sentence])
 
 
 def test_what_was_lost_may_be_missing_where_a_shard_has_stopped() -> None:
