@@ -293,6 +293,7 @@ class Owner:
         if mark is not None:
             floors = [*floors, Floor(mark.position, mark.checksum)]
         run_id = self._journal.run_id
+        claimed_at = self._clock.now()
         ours = await claim(
             self._journal,
             self.number,
@@ -300,7 +301,7 @@ class Owner:
             cluster_id=ownership.cluster_id,
             host=ownership.host,
             nonce=self._nonce,
-            stamp=self._clock.now(),
+            stamp=claimed_at,
             floors=floors,
         )
         self.epoch = ours.position.epoch
@@ -314,7 +315,7 @@ class Owner:
             self._note_progress,
         )
         self.shard = found.shard
-        self._clock = self._clock_from(self.shard.state.now)
+        self._clock = self._clock_from(max(self.shard.state.now, claimed_at))
         pointer = found.generations[-1] if found.generations else START
         self.appender = Appender(
             self._journal,
@@ -553,6 +554,11 @@ class Owner:
     def journal(self) -> Journal:
         """Where its records are."""
         return self._journal
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether all that was decided is acknowledged, and nothing waits to be decided."""
+        return self._wake is not None and not self._wake.done()
 
     @property
     def is_stopping(self) -> bool:

@@ -77,7 +77,8 @@ class Single:
 
 
 class Gathered:
-    """One command that was put to several shards: `Pending` of a single answer made of theirs."""
+    """One command that was put to several shards: `Pending` of a single answer made of theirs,
+    which rests on no one record."""
 
     __slots__ = ("_answers", "_combine", "_index", "_missing", "_pending", "deadline")
 
@@ -101,7 +102,7 @@ class Gathered:
             return
         self._answers[index] = answer
         if len(self._answers) == self._missing:
-            self._pending.answer(self._index, self._combine(list(self._answers.values())), head)
+            self._pending.answer(self._index, self._combine(list(self._answers.values())))
 
     def answer_all(self, index: int, answers: list[Answer], head: Head | None = None) -> None:
         """Each shard is asked one thing."""

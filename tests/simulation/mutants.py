@@ -1,0 +1,441 @@
+"""Planted bugs: the net is worth what it catches.
+
+Each is a mistake that somebody could make in the product's own code, and each breaks a promise only
+where several things come together. `planted(name)` puts one in place for a while; the simulator
+must then find a world in which it shows. A bug that nothing finds is a hole in the net.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import msgspec
+
+from actors import appender, clock, journal, owner, recovery, redis_wire, snapshotter
+from actors.pending import NOT_DONE
+from engine import reservation as holds
+from engine import reservation_rules, shard, snapshot, state, stock
+from engine.codec import Position, encode_record
+from engine.messages import Answer, Extended, Head, Part, State, Status
+from gateway import client, lane, router
+from tests.simulation.patch import Place, patched
+
+Plant = Callable[[], list[Place]]
+MUTANTS: Final[dict[str, Plant]] = {}
+"""What to patch, by the name of the bug."""
+
+
+def _mutant(name: str) -> Callable[[Plant], Plant]:
+    def keep(plant: Plant) -> Plant:
+        MUTANTS[name] = plant
+        return plant
+
+    return keep
+
+
+@contextmanager
+def planted(name: str) -> Iterator[None]:
+    """The bug of that name is in the product."""
+    with patched(MUTANTS[name]()):
+        yield
+
+
+# --- the journal protocol --------------------------------------------------------------------
+
+
+@_mutant("reply before append")
+def _() -> list[Place]:
+    honest = owner.Owner._batch
+
+    async def batch(self: Any, answers: list[Any]) -> None:
+        waiting, start = list(self.in_flight), 0
+        head = Head(self.number, *self.appender.next)
+        if self._encoded:
+            for waiter, index, commands in waiting:
+                waiter.answer_all(index, answers[start : start + len(commands)], head)
+                start += len(commands)
+        await honest(self, answers)
+
+    return [(owner.Owner, "_batch", batch)]
+
+
+@_mutant("no fencing")
+def _() -> list[Place]:
+    honest = appender.Appender._place
+
+    async def place(self: Any, entry: Any) -> bool:
+        try:
+            return await honest(self, entry)
+        except appender.FencedError:
+            return False
+
+    async def prove(self: Any) -> None:
+        return
+
+    return [(appender.Appender, "_place", place), (appender.Appender, "prove", prove)]
+
+
+@_mutant("no read barrier")
+def _() -> list[Place]:
+    async def prove(self: Any) -> None:
+        return
+
+    return [(appender.Appender, "prove", prove)]
+
+
+@_mutant("the journal's client retries writes")
+def _() -> list[Place]:
+    honest = journal.RedisJournal._ask
+
+    async def ask(self: Any, command: bytes, *, moves: bool = True) -> Any:
+        for _ in range(9):
+            try:
+                return await honest(self, command)
+            except (journal.LostError, journal.BusyError):
+                await asyncio.sleep(0.01)
+        return await honest(self, command)
+
+    return [(journal.RedisJournal, "_ask", ask)]
+
+
+@_mutant("resend after regress without the ring")
+def _() -> list[Place]:
+    async def give_back(self: Any, last: Position, run_id: str) -> bool:
+        return True
+
+    honest = appender.Appender._look
+
+    async def look(self: Any, sent: Any) -> bool:
+        last, run_id = await self._last()
+        if sent is None or last.position >= self.position:
+            return await honest(self, sent)
+        self._run_id = run_id
+        return False
+
+    return [(appender.Appender, "_give_back", give_back), (appender.Appender, "_look", look)]
+
+
+@_mutant("two appends in flight")
+def _() -> list[Place]:
+    honest = appender.Appender.append
+
+    async def append(self: Any, stamp: int, events: Any) -> int:
+        if self.position.sequence == 0:
+            return await honest(self, stamp, events)
+        position = self.next
+        record, checksum = encode_record(
+            self._shard, position, stamp, self.checksum, self.pointer, events
+        )
+        entry = journal.Entry(position, record)
+        self._acknowledged(entry, checksum)
+        await self._journal.append(self._shard, position, record)
+        return len(record)
+
+    async def batch(self: Any, answers: list[Any]) -> None:
+        encoded, number = self._encoded, self.number
+        self.shard.close()
+        waiting, self.in_flight = self.in_flight, []
+        head = Head(number, *(self.appender.next if encoded else self.appender.position))
+        self.proven_at = self._loop.time()
+
+        async def finish() -> None:
+            if encoded:
+                await self.appender.append(self.shard.state.now, encoded)
+            start = 0
+            for waiter, index, commands in waiting:
+                waiter.answer_all(index, answers[start : start + len(commands)], head)
+                start += len(commands)
+
+        task = self._loop.create_task(finish())
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.sleep(0)
+
+    return [(appender.Appender, "append", append), (owner.Owner, "_batch", batch)]
+
+
+@_mutant("trim before pointer")
+def _() -> list[Place]:
+    honest = snapshotter.Snapshotter._store
+
+    async def store(self: Any, writer: Any, run_id: str) -> None:
+        await honest(self, writer, run_id)
+        await self._patiently(lambda: self._journal.trim(self._shard.number, writer.position))
+
+    return [(snapshotter.Snapshotter, "_store", store)]
+
+
+@_mutant("the last record is not replayed")
+def _() -> list[Place]:
+    honest = recovery._Replay.take
+
+    def take(self: Any, record: Any) -> None:
+        held, self._held_back = getattr(self, "_held_back", None), None
+        if record.position == self._claim.position:
+            if held is not None:  # only its place is taken notice of
+                self._before, self.records = held, self.records + 1
+                self._reach(held.position, held.checksum)
+            honest(self, record)
+        else:
+            if held is not None:
+                honest(self, held)
+            self._held_back = record
+
+    return [(recovery._Replay, "take", take)]
+
+
+@_mutant("floors are not looked at")
+def _() -> list[Place]:
+    honest = recovery.recover
+
+    async def recover(*arguments: Any) -> Any:
+        journal_, ours, make_shard, cluster_id, _, progress = arguments
+        return await honest(journal_, ours, make_shard, cluster_id, [], progress)
+
+    return [(owner, "recover", recover)]
+
+
+@_mutant("a vanished stream is begun anew")
+def _() -> list[Place]:
+    def command(key: bytes, position: Position, record: bytes, create: bool) -> bytes:
+        return redis_wire.pack(b"XADD", key, b"%d-%d" % position, b"r", record)
+
+    return [(journal, "_append_command", command)]
+
+
+@_mutant("in-flight commands are called not done when the owner ends")
+def _() -> list[Place]:
+    return [(owner, "OUTCOME_UNKNOWN", NOT_DONE)]
+
+
+@_mutant("answers of a batch are swapped")
+def _() -> list[Place]:
+    honest = owner.Owner._execute
+
+    def execute(self: Any) -> list[Any]:
+        answers = honest(self)
+        return [*answers[:-2], answers[-1], answers[-2]] if len(answers) > 1 else answers
+
+    return [(owner.Owner, "_execute", execute)]
+
+
+# --- time ------------------------------------------------------------------------------------
+
+
+@_mutant("expiry by wall clock at replay")
+def _() -> list[Place]:
+    honest = recovery.recover
+
+    async def recover(*arguments: Any) -> Any:
+        found = await honest(*arguments)
+        now = asyncio.get_running_loop().wall() // 1_000  # type: ignore[attr-defined]
+        found.shard.begin(now)
+        found.shard.close().clear()
+        return found
+
+    return [(owner, "recover", recover)]
+
+
+@_mutant("milliseconds for microseconds")
+def _() -> list[Place]:
+    honest = reservation_rules.ReservationRules._extend
+
+    def extend(self: Any, command: Any) -> Any:
+        found = self._visible(command)
+        if found is None or found.state is not State.RESERVED:
+            return honest(self, command)
+        deadline = self._state.now + command.ttl_seconds * 1_000
+        if deadline > self._state.deadline(found):
+            self._batch.do(Extended(command.reservation_id, deadline))
+        return self._now(command.reservation_id)
+
+    return [(reservation_rules.ReservationRules, "_extend", extend)]
+
+
+@_mutant("a commit after the deadline")
+def _() -> list[Place]:
+    def current(self: Any, name: str) -> Any:
+        return self._state.reservation(name)
+
+    def due(self: Any, now: int) -> bool:
+        soon = self._soon
+        late = 200_000
+        if soon and soon[0][0] + late <= now:
+            return True
+        return bool(self.state.deadlines.due(now - late + 1_000_000))
+
+    return [(reservation_rules.ReservationRules, "_current", current), (shard.Shard, "due", due)]
+
+
+@_mutant("no grace after an opening")
+def _() -> list[Place]:
+    def deadline(self: Any, reservation: Any) -> int:
+        return int(reservation.expires_at)
+
+    return [(state.ShardState, "deadline", deadline)]
+
+
+@_mutant("time goes back at a takeover")
+def _() -> list[Place]:
+    honest = clock.Clock.__init__
+
+    def begin(self: Any, last_stamp: int = 0, **clocks: Any) -> None:
+        honest(self, 0, **clocks)
+
+    return [(clock.Clock, "__init__", begin)]
+
+
+# --- memory and snapshots --------------------------------------------------------------------
+
+
+@_mutant("idempotency missing from snapshots")
+def _() -> list[Place]:
+    def keys(self: Any) -> Iterator[tuple[str, bytes]]:
+        while self._state.keys.take_copy() is not None:
+            yield from ()
+
+    return [(snapshot.SnapshotWriter, "_keys", keys)]
+
+
+@_mutant("a snapshot of more than one moment")
+def _() -> list[Place]:
+    def touch(self: Any, sku: str) -> Any:
+        found = self.skus.get(sku)
+        if found is None:
+            found = stock.SkuStock(sku)
+            found.copied = self.copying
+            self.skus.put(sku, found)
+        return found
+
+    return [(state.ShardState, "_touch", touch)]
+
+
+@_mutant("finished reservations are forgotten at once")
+def _() -> list[Place]:
+    def window_end(self: Any, reservation: Any) -> int:
+        return int(reservation.finished_at)
+
+    return [(state.ShardState, "window_end", window_end)]
+
+
+@_mutant("fingerprint ignored")
+def _() -> list[Place]:
+    return [(reservation_rules, "fingerprint", lambda content: bytes(8))]
+
+
+@_mutant("a movement's key is not remembered")
+def _() -> list[Place]:
+    def use_key(self: Any, key: str | None, fingerprint: bytes) -> None:
+        return
+
+    return [(state.ShardState, "_use_key", use_key)]
+
+
+# --- stock -----------------------------------------------------------------------------------
+
+
+@_mutant("off by one in sourcing")
+def _() -> list[Place]:
+    def fewest(free: dict[str, int], quantity: int) -> Iterator[tuple[str, int]]:
+        for name, units in free.items():
+            if units > quantity:
+                yield name, quantity
+                return
+        for name, units in sorted(free.items(), key=lambda item: -item[1]):
+            taken = min(units, quantity)
+            if not taken:
+                return
+            yield name, taken
+            quantity -= taken
+
+    return [(stock, "_fewest", fewest)]
+
+
+@_mutant("the pool is not returned on expiry")
+def _() -> list[Place]:
+    def expired(self: Any, event: Any) -> None:
+        found = self._held(event.reservation_id)
+        for line in found.lines:
+            line.draws = []
+        self._return(found.lines, [])
+        self._bump(found.lines)
+        self._turn(event.reservation_id, found, State.EXPIRED)
+
+    return [(state.ShardState, "_expired", expired)]
+
+
+@_mutant("double restock")
+def _() -> list[Place]:
+    def returnable(part: Part) -> int:
+        return part.shipped
+
+    return [(holds, "returnable", returnable)]
+
+
+@_mutant("a held line is free while it moves")
+def _() -> list[Place]:
+    def move(self: Any, event: Any) -> None:
+        found = self._known(event.reservation_id)
+        for units in event.units:
+            line = found.lines[units.line]
+            place = self._touch(line.sku).locations[units.location]
+            if found.state is State.RESERVED:
+                place.reserved -= units.quantity
+            else:
+                place.allocated -= units.quantity
+            holds.move(line, units)
+        self._bump([found.lines[units.line] for units in event.units])
+        self.reservations.put(event.reservation_id, holds.pack(found))
+        self._use_key(event.key, event.fingerprint)
+
+    return [(state.ShardState, "_lines_moved", move)]
+
+
+@_mutant("safety stock is sold")
+def _() -> list[Place]:
+    def available(self: Any) -> int:
+        return int(self.on_hand - self.reserved - self.allocated)
+
+    return [(stock.LocationStock, "available", property(available))]
+
+
+@_mutant("a late commit takes what is not there")
+def _() -> list[Place]:
+    def commit_late(self: Any, command: Any, found: Any) -> Any:
+        return msgspec.structs.replace(self._now(command.reservation_id), status=Status.OK)
+
+    return [(reservation_rules.ReservationRules, "_commit_late", commit_late)]
+
+
+@_mutant("a buried id can be reserved")
+def _() -> list[Place]:
+    return [(holds, "is_tombstone", lambda reservation: False)]
+
+
+# --- the edge --------------------------------------------------------------------------------
+
+
+@_mutant("what must not be repeated is repeated")
+def _() -> list[Place]:
+    return [(module, "is_repeatable", lambda command: True) for module in (lane, router, client)]
+
+
+@_mutant("the gateway answers from the wrong flight")
+def _() -> list[Place]:
+    honest = router.Router._landed
+
+    def landed(self: Any, at: Any, flight: Any, response: Any) -> None:
+        if response is not None and len(response.answers) > 1:
+            answers = [*response.answers[1:], response.answers[0]]
+            response = msgspec.structs.replace(response, answers=answers)
+        honest(self, at, flight, response)
+
+    return [(router.Router, "_landed", landed)]
+
+
+@_mutant("a lost connection is called not done")
+def _() -> list[Place]:
+    def give_up(self: Any, ticket: Any, status: Status = Status.NOT_DONE) -> None:
+        self._finish(ticket, Answer(status))
+
+    return [(router.Router, "_give_up", give_up)]

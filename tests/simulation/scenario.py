@@ -1,0 +1,161 @@
+"""All that is decided about a world before it begins: drawn from one seed, printable, shrinkable.
+
+Every scenario is a swarm of its own: which sizes, which faults, how bad the network is and how soon
+snapshots are due is drawn first, so that one seed is all about expiry and another all about zombies
+(Groce et al., "Swarm Testing", 2012). Most are small, because small worlds find what there is to
+find as well as large ones, and many more of them fit into a minute.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from random import Random
+from typing import Final, NamedTuple
+
+from engine import limits
+from tests.simulation.loop import SECOND
+from tests.simulation.workload import Step, Workload
+
+
+class Kind(Enum):
+    """What can go wrong. The values are what is printed."""
+
+    KILL_HOST = "kill host"
+    FREEZE_HOST = "freeze host"
+    STOP_HOST = "stop host in order"
+    KILL_GATEWAY = "kill gateway"
+    FREEZE_GATEWAY = "freeze gateway"
+    KILL_SERVER = "kill server"
+    FREEZE_SERVER = "freeze server"
+    SLOW_DISK = "slow disk"
+    FULL = "server full"
+    READ_ONLY = "server refuses writes"
+    BREAK = "break a connection"
+    CUT = "cut"
+    JUMP = "clock jumps"
+    MOVE = "move a shard"
+    SEIZE = "two owners"
+    OLDER = "server comes back older"
+    EMPTY = "server comes back empty"
+    KILL_ALL = "kill everything"
+
+
+LOSSY: Final[tuple[Kind, ...]] = (Kind.OLDER, Kind.EMPTY)
+
+
+class Fault(NamedTuple):
+    """Something goes wrong at `at`, for `lasts`; `draws` says to whom, and how."""
+
+    at: int
+    kind: Kind
+    lasts: int
+    draws: tuple[int, int]
+
+
+@dataclass
+class Scenario:
+    """One world to be."""
+
+    seed: int
+    shards: int = 1
+    hosts: int = 1
+    gateways: int = 1
+    clients: int = 1
+    straight: bool = False
+    """Clients talk to hosts, not to gateways."""
+    deadline_ms: int = 2_000
+    tuning: dict[str, int | float] = field(default_factory=dict)
+    """`engine.limits` by name."""
+    grace_us: int = 0
+    windows_us: tuple[int, int, int] = (0, 0, 0)
+    """How long finished reservations, keys and shipped reservations are remembered."""
+    weather: tuple[int, int, float] = (0, 0, 0.0)
+    fsync_ns: int = 100_000
+    skus: list[str] = field(default_factory=list)
+    lives: int = 0
+    steps: list[Step] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+
+    @property
+    def lossy(self) -> bool:
+        """Whether the server loses what it had acknowledged."""
+        return any(fault.kind in LOSSY for fault in self.faults)
+
+    def describe(self) -> str:
+        """What is needed to understand a failure, beside the seed."""
+        lines = [
+            f"seed {self.seed}: {self.shards} shards, {self.hosts} hosts, {self.gateways} gateways,"
+            f" {self.clients} clients{' straight to hosts' if self.straight else ''},"
+            f" grace {self.grace_us} us, windows {self.windows_us} us, weather {self.weather},"
+            f" fsync {self.fsync_ns} ns, tuning {self.tuning}",
+        ]
+        happenings: list[tuple[int, str]] = [
+            (fault.at, f"{fault.kind.value} for {fault.lasts / SECOND:.3f} s {fault.draws}")
+            for fault in self.faults
+        ]
+        happenings += [(step.at, f"client {step.client}: {step.command}") for step in self.steps]
+        happenings.sort(key=lambda each: each[0])
+        return "\n".join([*lines, *(f"  {at / SECOND:9.6f} {what}" for at, what in happenings)])
+
+
+def draw(seed: int) -> Scenario:
+    """The scenario of a seed."""
+    random = Random(seed)
+    scenario = Scenario(seed)
+    scenario.shards = random.choice((1, 1, 2, 2, 3))
+    scenario.hosts = random.choice((1, 2, 2, 3))
+    scenario.gateways = random.choice((1, 1, 2))
+    scenario.clients = random.choice((1, 2, 3))
+    scenario.straight = random.random() < 0.25
+    scenario.deadline_ms = random.choice((300, 1_000, 2_500, 4_000))
+    scenario.grace_us = random.choice((0, 200_000, 1_000_000))
+    finished = random.choice((1, 3, 60)) * limits.SECOND_US
+    keys = finished * random.choice((1, 2))
+    scenario.windows_us = (finished, keys, keys * random.choice((1, 3)))
+    scenario.weather = random.choice(
+        ((50_000, 200_000, 0.01), (300_000, 20_000_000, 0.05), (2_000_000, 900_000_000, 0.02))
+    )
+    scenario.fsync_ns = random.choice((50_000, 500_000, 5_000_000))
+    scenario.tuning = _tuning(random)
+    horizon = random.choice((1, 2, 2, 4)) * SECOND
+    scenario.lives = random.choice((2, 3, 5, 5, 8, 8, 20))
+    workload = Workload(random, scenario.shards, scenario.clients, horizon, scenario.lives)
+    scenario.skus = workload.skus
+    scenario.steps = workload.draw()
+    scenario.faults = _faults(random, horizon)
+    return scenario
+
+
+def _tuning(random: Random) -> dict[str, int | float]:
+    """Bounds small enough to be met."""
+    buckets = random.choice((1, 4, 16))
+    return {
+        "BUCKETS": buckets,
+        "BUCKET_MASK": buckets - 1,
+        "RECOVERY_PAGE": random.choice((1, 3, 64)),
+        "TICK_SECONDS": 0.2,
+        "MEMORY_SECONDS": 1.0,
+        "SNAPSHOT_AFTER_EVENTS": random.choice((4, 6, 12, 1_000)),
+        "SNAPSHOT_SLICE_ENTRIES_MAX": random.choice((1, 2, 4_096)),
+        "BATCH_COMMANDS_MAX": random.choice((1, 2, 8, 1_024)),
+        "RING_BYTES_MAX": random.choice((1, 600, 8 << 20)),
+        "FLIGHTS_PER_SHARD_MAX": random.choice((1, 2, 4)),
+        "FORGET_PER_BATCH_MAX": random.choice((1, 2_048)),
+    }
+
+
+def _faults(random: Random, horizon: int) -> list[Fault]:
+    """None in some worlds; in the others a few kinds, several times."""
+    if random.random() < 0.15:
+        return []
+    usual: list[Kind] = [kind for kind in Kind if kind not in LOSSY]
+    kinds = random.sample(usual, random.choice((1, 1, 2, 3, 5)))
+    if random.random() < 0.08:
+        kinds.append(random.choice(LOSSY))
+    found = []
+    for kind in kinds:
+        for _ in range(random.choice((1, 1, 2, 3))):
+            lasts = int(random.choice((0.01, 0.1, 0.5, 2.0, 3.5)) * SECOND * random.random())
+            draws = random.randrange(1 << 16), random.randrange(1 << 16)
+            found.append(Fault(random.randrange(horizon + SECOND // 2), kind, lasts, draws))
+    found.sort(key=lambda fault: fault.at)
+    return found

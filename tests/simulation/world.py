@@ -1,0 +1,434 @@
+"""One simulated world: it begins, things go wrong in it, it heals, and it is judged.
+
+    draw(seed) ──► World(scenario).run() ──► Outcome: what was wrong, and a trace to compare by
+
+    time ──────────────────────────────────────────────────────────────────────────────────►
+    │ commands, faults …                │ all faults end │ every call is │ everybody │ judged
+    │                                   │ all is served  │ asked again   │ looks     │
+
+First anything may happen, and only safety counts; then nothing goes wrong any more, and everything
+must come back: what was asked with an unknown outcome is asked again, every reservation and SKU is
+read, and the living states are compared with the journal.
+"""
+
+import gc
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from random import Random
+from typing import Any, Final
+
+import structlog
+
+from actors import recovery
+from actors.config import Settings
+from actors.marks import Mark
+from actors.owner import Phase
+from engine import limits, maps
+from engine.codec import Position
+from engine.messages import Audit, AuditView, Command, Status
+from gateway.lane import is_repeatable
+from tests.simulation.checker import judge
+from tests.simulation.history import History, Stored
+from tests.simulation.loop import SECOND, SimulatedLoop, Time
+from tests.simulation.network import Network, Weather
+from tests.simulation.nodes import TAPS, ClientNode, GatewayNode, HostNode, Node, ServerNode
+from tests.simulation.patch import patched
+from tests.simulation.redis_server import SimulatedServer
+from tests.simulation.redis_store import Append
+from tests.simulation.registrar import Registrar
+from tests.simulation.scenario import Fault, Kind, Scenario
+from tests.simulation.workload import Step, final_reads
+
+START: Final = 1_700_000_000 * SECOND
+"""What wall clocks say when a world begins."""
+ROOM: Final = 1 << 30
+HEALING: Final = 40 * SECOND
+"""In which everything must be served again."""
+PACES: Final = ((1_000,), (5_000, 1_000, 30_000), (200_000, 1_000, 1_000, 20_000, 3_000_000))
+
+
+@dataclass
+class Outcome:
+    """What came of a scenario."""
+
+    violations: list[str] = field(default_factory=list)
+    trace: str = ""
+    """The same for the same world."""
+    commands: int = 0
+    records: int = 0
+    steps: int = 0
+    history: History | None = None
+
+
+class World:
+    """Everything there is."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario = scenario
+        self.random = Random(scenario.seed ^ 0x5EED)
+        self.time = Time()
+        self.history = History(scenario.shards, lossy=scenario.lossy)
+        self.bugs: list[str] = []
+        self._loops: list[SimulatedLoop] = []
+        self.net = Network(self.time, self.random, Weather(self.random, *scenario.weather))
+        self.server = SimulatedServer(maxmemory=ROOM)
+        self.server.on_stored = self._stored
+        self.disk: dict[int, Mark] = {}
+        self.node = ServerNode(self._make_loop, self.net, self.server, self.random)
+        self.node.fsync_ns = scenario.fsync_ns
+        settings = self._settings()
+        self.hosts = [
+            HostNode(
+                f"host-{number}",
+                self._make_loop,
+                self.net,
+                self.time,
+                self.history,
+                settings,
+                self.disk,
+                self.random,
+                lambda host: self.registrar.notice(host),
+            )
+            for number in range(scenario.hosts)
+        ]
+        self.gateways = [
+            GatewayNode(
+                f"gateway-{number}",
+                self._make_loop,
+                self.net,
+                scenario.shards,
+                lambda gateway: self.registrar.introduce(gateway),
+            )
+            for number in range(scenario.gateways)
+        ]
+        self.registrar = Registrar(
+            self.time, self.random, scenario.shards, self.hosts, self.gateways
+        )
+        addresses = [each.address for each in (self.hosts if scenario.straight else self.gateways)]
+        self.clients = [
+            self._client(f"client-{number}", addresses[number % len(addresses)])
+            for number in range(scenario.clients)
+        ]
+        self.witness = self._client("witness", self.gateways[0].address)
+        self.is_healing = False
+
+    def _client(self, name: str, address: str) -> ClientNode:
+        return ClientNode(
+            name, self._make_loop, self.time, self.history, address, self.scenario.deadline_ms
+        )
+
+    def _settings(self) -> Settings:
+        finished, keys, returns = self.scenario.windows_us
+        return Settings(
+            shards=self.scenario.shards,
+            hosts=1,
+            grace_us=self.scenario.grace_us,
+            finished_window_us=finished,
+            keys_window_us=keys,
+            returns_window_us=returns,
+            cluster_id="simulated",
+        )
+
+    def _make_loop(self, name: str) -> SimulatedLoop:
+        pace = self.random.choice(PACES)
+        loop = SimulatedLoop(name, self.time, self.net, pace, self.bugs.append)  # type: ignore[abstract]
+        self._loops.append(loop)
+        loop.origin = START
+        loop.monotonic_offset = self.random.randrange(SECOND)
+        return loop
+
+    def _stored(self, key: bytes, entry: str, record: bytes) -> None:
+        epoch, _, sequence = entry.partition("-")
+        position = Position(int(epoch), int(sequence))
+        self.history.stored.append(Stored(_shard_of(key), position, record, self.time.now))
+
+    # --- a life ------------------------------------------------------------------------------
+
+    def run(self) -> Outcome:
+        """From the beginning to the judgement."""
+        nodes: list[Node] = [
+            self.node,
+            *self.hosts,
+            *self.gateways,
+            *self.clients,
+            self.witness,
+        ]
+        for node in nodes:
+            node.start()
+        self.registrar.begin()
+        steps, faults = self.scenario.steps, self.scenario.faults
+        for step in steps:
+            self.time.at(step.at, self.clients[step.client].send, step)
+        for fault in faults:
+            self.time.at(fault.at, self._strike, fault)
+        ends = [step.at for step in steps] + [fault.at + fault.lasts for fault in faults]
+        self.time.run(max(ends, default=0) + SECOND // 100)
+        self._heal()
+        if not self.bugs and self._comes_back():
+            self._ask_again()
+            self._look_at_everything()
+            self._take_digests()
+        for node in nodes:
+            node.kill()
+        outcome = self._judge()
+        for loop in self._loops:
+            loop.bury()
+        return outcome
+
+    def _judge(self) -> Outcome:
+        history = self.history
+        drifts = [
+            f"{each.answer.body.findings}"
+            for each in history.told
+            if isinstance(each.answer.body, AuditView) and each.answer.body.drift
+        ]
+        history.given = [each for each in history.given if not isinstance(each.command, Audit)]
+        audits = {each.call for each in history.asked if isinstance(each.command, Audit)}
+        history.asked = [each for each in history.asked if each.call not in audits]
+        history.told = [each for each in history.told if each.call not in audits]
+        history.stopped = dict(self.registrar.stopped)
+        for effect in self.server.log:
+            if isinstance(effect, Append):
+                entry = Position(*effect.id), effect.record
+                history.lineage.setdefault(_shard_of(effect.key), []).append(entry)
+        violations = self.bugs + drifts or judge(history)
+        return Outcome(
+            violations,
+            _trace(history),
+            len(history.asked),
+            sum(map(len, history.lineage.values())),
+            self.time.steps,
+            history,
+        )
+
+    def _until(self, condition: Callable[[], bool], within: int) -> bool:
+        """Let time pass until it is so."""
+        deadline = self.time.now + within
+        while not condition():
+            if self.bugs or self.time.now >= deadline:
+                return False
+            self.time.run(self.time.now + SECOND // 20)
+        return True
+
+    def _heal(self) -> None:
+        """Nothing goes wrong any more."""
+        self.is_healing = True
+        self.server.loading = self.server.misconf = False
+        self.server.maxmemory = ROOM
+        self.node.fsync_ns = min(self.node.fsync_ns, SECOND // 1_000)
+        self.net.mend_all()
+        self.net.weather.calm()
+        for node in (self.node, *self.hosts, *self.gateways, *self.clients, self.witness):
+            node.thaw()
+            node.start()
+
+    def _comes_back(self) -> bool:
+        def is_back() -> bool:
+            for host in self.hosts:
+                host.start()
+            busy = any(each.is_stopping for each in self.hosts)
+            waiting = any(each.waiting for each in self.clients)
+            return self.registrar.is_settled and not busy and not waiting
+
+        if self._until(is_back, HEALING):
+            return True
+        if not self.bugs:
+            waiting = [each.name for each in self.clients if each.waiting]
+            self.bugs.append(
+                f"not all is well {HEALING // SECOND} s after the last fault: routes"
+                f" {self.registrar.routes}, stopped {self.registrar.stopped}, waiting {waiting}"
+            )
+        return False
+
+    def _ask(self, steps: list[Step]) -> None:
+        for step in steps:
+            self.witness.send(step)
+        if not self._until(lambda: not self.witness.waiting, HEALING) and not self.bugs:
+            self.bugs.append("a client waits for ever")
+
+    def _ask_again(self) -> None:
+        """Whoever does not know what came of a call finds out, under the same name."""
+        unsure = unknown_calls(self.history)
+        self._ask([Step(self.time.now, 0, command) for command in unsure])
+
+    def _look_at_everything(self) -> None:
+        reads = final_reads(self.scenario.skus, self.scenario.lives)
+        self._ask([Step(self.time.now, 0, command) for command in reads])
+
+    def _take_digests(self) -> None:
+        """Of every shard, as it lives: between two batches."""
+        wanted = set(range(self.scenario.shards)) - set(self.registrar.stopped)
+        self._until(lambda: all(self._digest(shard) is not None for shard in wanted), SECOND)
+        for shard in wanted:
+            digest = self._digest(shard)
+            if digest is not None:
+                self.history.digests[shard] = digest
+
+    def _digest(self, shard: int) -> bytes | None:
+        for host in self.hosts:
+            for owner in host.host.owners if host.host is not None else []:
+                idle = owner.phase is Phase.SERVING and owner.is_idle
+                route = self.registrar.routes.get(shard)
+                if owner.number == shard and idle and route == (owner.epoch, host.address):
+                    return owner.shard.digest()
+        return None
+
+    # --- what goes wrong ---------------------------------------------------------------------
+
+    def _strike(self, fault: Fault) -> None:
+        """Let it begin; it ends by itself."""
+        one, _ = fault.draws
+        hosts, gateways = self.hosts, self.gateways
+        match fault.kind:
+            case Kind.KILL_HOST:
+                self._down(hosts[one % len(hosts)], fault)
+            case Kind.FREEZE_HOST:
+                self._frost(hosts[one % len(hosts)], fault)
+            case Kind.STOP_HOST:
+                hosts[one % len(hosts)].stop()
+                self._later(fault, hosts[one % len(hosts)].start)
+            case Kind.KILL_GATEWAY:
+                self._down(gateways[one % len(gateways)], fault)
+            case Kind.FREEZE_GATEWAY:
+                self._frost(gateways[one % len(gateways)], fault)
+            case Kind.KILL_SERVER:
+                self._server_down(fault, lambda: self.server.start())
+            case Kind.FREEZE_SERVER:
+                self._frost(self.node, fault)
+            case Kind.OLDER:
+                self._server_down(
+                    fault, lambda: self.server.restore(one % (self.server.durable + 1))
+                )
+            case Kind.EMPTY:
+                self._server_down(fault, lambda: self.server.wipe())
+            case Kind.KILL_ALL:
+                for node in (*hosts, *gateways):
+                    self._down(node, fault)
+                self._server_down(fault, lambda: self.server.start())
+            case _:
+                self._strike_lightly(fault)
+
+    def _strike_lightly(self, fault: Fault) -> None:
+        one, other = fault.draws
+        match fault.kind:
+            case Kind.SLOW_DISK:
+                before, self.node.fsync_ns = self.node.fsync_ns, 100_000_000 * (1 + one % 10)
+                self._later(fault, lambda: setattr(self.node, "fsync_ns", before))
+            case Kind.FULL:
+                self.server.maxmemory = 1
+                self._later(fault, lambda: setattr(self.server, "maxmemory", ROOM))
+            case Kind.READ_ONLY:
+                self.server.misconf = True
+                self._later(fault, lambda: setattr(self.server, "misconf", False))
+            case Kind.BREAK:
+                for _ in range(1 + one % 3):
+                    self.net.break_one()
+            case Kind.CUT:
+                nodes: list[Node] = [self.node, *self.hosts, *self.gateways, *self.clients]
+                pair = nodes[one % len(nodes)].name, nodes[other % len(nodes)].name
+                self.net.cut(*pair)
+                self._later(fault, lambda: self.net.mend(*pair))
+            case Kind.JUMP:
+                loop = self.hosts[one % len(self.hosts)].loop
+                if loop is not None:
+                    loop.wall_offset += (other % 7_201 - 3_600) * SECOND
+            case Kind.MOVE:
+                self.registrar.move(fault.draws)
+            case Kind.SEIZE:
+                self.registrar.seize(fault.draws)
+            case _:
+                raise AssertionError(fault.kind)
+
+    def _later(self, fault: Fault, call: Callable[[], Any]) -> None:
+        self.time.at(self.time.now + fault.lasts, call)
+
+    def _down(self, node: Node, fault: Fault) -> None:
+        node.kill()
+        self._later(fault, node.start)
+
+    def _frost(self, node: Node, fault: Fault) -> None:
+        node.freeze()
+        self._later(fault, node.thaw)
+
+    def _server_down(self, fault: Fault, start: Callable[[], None]) -> None:
+        """The server dies, and comes back on whatever data `start` finds."""
+        if not self.node.is_up:
+            return
+        self.node.kill()
+
+        def back() -> None:
+            start()
+            self.node.start()
+
+        self._later(fault, back)
+
+
+def _shard_of(key: bytes) -> int:
+    return int(key[key.index(b"{") + 1 : key.index(b"}")])
+
+
+def unknown_calls(history: History) -> list[Command]:
+    """Commands that may be asked again without a second effect, and whose outcome is not known."""
+    told = {each.call: each.answer.status for each in history.told}
+    return [
+        each.command
+        for each in history.asked
+        if told.get(each.call, Status.OUTCOME_UNKNOWN) is Status.OUTCOME_UNKNOWN
+        and is_repeatable(each.command)
+    ]
+
+
+def _trace(history: History) -> str:
+    """A digest of all that happened."""
+    content = repr((history.asked, history.told, history.given, history.stored)).encode()
+    return blake2b(content).hexdigest()[:16]
+
+
+# --- the interpreter -------------------------------------------------------------------------
+
+
+@contextmanager
+def prepared() -> Iterator[None]:
+    """An interpreter in which worlds can be run: quiet, and without surprise collections."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(50), cache_logger_on_first_use=False
+    )
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        with warnings.catch_warnings(), patched(TAPS):
+            warnings.simplefilter("ignore", RuntimeWarning)  # of coroutines that never began
+            yield
+    finally:
+        gc.enable()
+        gc.unfreeze()
+        gc.collect()
+        sys.unraisablehook = hook
+        structlog.reset_defaults()
+
+
+_ELSEWHERE: Final = {"BUCKET_MASK": (maps, "_MASK"), "RECOVERY_PAGE": (recovery, "_PAGE")}
+"""Bounds that are not in `engine.limits`."""
+
+
+@contextmanager
+def tuned(tuning: dict[str, int | float]) -> Iterator[None]:
+    """Bounds of `engine.limits` (and a few others), for one world."""
+    with patched(
+        [(*_ELSEWHERE.get(name, (limits, name)), value) for name, value in tuning.items()]
+    ):
+        yield
+
+
+def run(scenario: Scenario) -> Outcome:
+    """One world, in a prepared interpreter."""
+    with tuned(scenario.tuning):
+        outcome = World(scenario).run()
+    gc.collect(1)
+    return outcome
