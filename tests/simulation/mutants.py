@@ -179,7 +179,10 @@ def _() -> list[Place]:
         else:
             if held is not None:
                 honest(self, held)
-            self._held_back = record
+            if record.position.sequence > 1:
+                self._held_back = record
+            else:
+                honest(self, record)
 
     return [(recovery._Replay, "take", take)]
 

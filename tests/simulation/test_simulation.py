@@ -1,0 +1,95 @@
+"""The simulator itself: its worlds are green, repeatable, and red when there is a bug in them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.simulation.mutants import MUTANTS, planted
+from tests.simulation.scenario import Fault, Kind, draw
+from tests.simulation.shrink import shrink
+from tests.simulation.sweep import run_seeds
+from tests.simulation.world import prepared, run
+
+HERE = Path(__file__).parent
+SEEDS = 200
+"""Worlds of a quick look; `make sim` runs 10,000."""
+CAUGHT: dict[str, int] = json.loads((HERE / "caught.json").read_text())
+"""By which seed each planted bug was caught when all were last hunted."""
+SEARCH = 10_000
+CORPUS = [
+    int(line.split("#")[0])
+    for line in (HERE / "corpus.txt").read_text().splitlines()
+    if line.split("#")[0].strip()
+]
+
+
+def test_worlds_are_green() -> None:
+    """Whatever goes wrong in a world, what the engine answers there is right."""
+    assert [] == run_seeds(0, SEEDS).failed
+
+
+@pytest.mark.parametrize("seed", CORPUS)
+def test_what_was_once_red_stays_green(seed: int) -> None:
+    """Worlds in which a bug was found, as long as their seeds make the same worlds."""
+    assert [] == run_seeds(seed, seed + 1).failed
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_planted_bugs_are_caught(mutant: str) -> None:
+    """A bug that somebody could make is found by the seed that found it before, or by another."""
+    likely = CAUGHT[mutant]
+    found = run_seeds(likely, likely + 1, mutant).failed or run_seeds(0, SEARCH, mutant).failed
+
+    assert found
+    assert not run_seeds(found[0][0], found[0][0] + 1).failed, "it fails without the bug, too"
+
+
+def test_a_world_is_told_by_its_seed() -> None:
+    """Another interpreter sees the same world, to the last answer."""
+    program = (
+        "from tests.simulation.scenario import draw\n"
+        "from tests.simulation.world import prepared, run\n"
+        "with prepared():\n"
+        "    print([run(draw(seed)).trace for seed in range(12)])"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": os.getcwd()}
+    seen = [
+        subprocess.run(
+            [sys.executable, "-c", program + " " * space],
+            env=environment,
+            capture_output=True,
+            check=True,
+            text=True,
+        ).stdout
+        for space in (0, 1)
+    ]
+
+    assert seen[0] == seen[1]
+    assert 12 == len(set(json.loads(seen[0].replace("'", '"'))))
+
+
+def test_a_failing_world_is_made_smaller() -> None:
+    """Steps and faults that have nothing to do with it are left out."""
+    scenario = draw(CAUGHT["fingerprint ignored"])
+    with prepared(), planted("fingerprint ignored"):
+        outcome = run(scenario)
+        smaller, result = shrink(scenario, outcome)
+
+    assert result.violations
+    assert len(smaller.steps) < len(scenario.steps) / 2
+    assert smaller.describe().startswith(f"seed {scenario.seed}: ")
+
+
+def test_liveness_is_demanded() -> None:
+    """A world in which nobody ever serves again is red, too."""
+    scenario = draw(3)
+    scenario.faults = [Fault(1_000, Kind.KILL_ALL, 1 << 62, (0, 0))]
+    scenario.steps = scenario.steps[:3]
+    with prepared():
+        outcome = run(scenario)
+
+    assert any("not all is well" in violation for violation in outcome.violations)
