@@ -3,14 +3,14 @@
     manifest.json       what there is: every file's size and SHA-256, every shard's last record
     installation.json   its id, and its number of shards
     keys.json           API keys, hashed; if there are any
-    journal/<shard>/    a snapshot, and the journal from before it to the end (see `actors.archive`)
+    journal/<shard>/    snapshots, and the journal from the older to its end (see `actors.archive`)
     archive/<shard>/    what the archive held of the time before; if it was asked for
 
 **Of one moment per shard.** The last record of a shard is looked up first: whatever was
-acknowledged before the backup began stands there or earlier. The snapshot is the newest that this
-record knows of, and the journal is read from its first record up to this one and no further, so
-what is restored is what a recovery would have found at that moment. Shards decide by themselves, so
-there is nothing that several of them would have to agree on.
+acknowledged before the backup began stands there or earlier. The snapshots are the newest that this
+record knows of and the one before, as an owner keeps them, and the journal is read from its first
+record up to this one and no further, so what is restored is what a recovery would have found at
+that moment. Shards decide by themselves: there is nothing that several would have to agree on.
 
 **While it is served.** Only reads are asked of the server. Snapshots and trims go on meanwhile: if
 a chunk or a record is gone when it is asked for, that shard is begun again, with what is there now.
@@ -48,6 +48,7 @@ from engine.codec import (
     START,
     CorruptRecordError,
     Position,
+    checksum_of,
     decode_record,
     skim_record,
 )
@@ -259,7 +260,8 @@ class _Maker:
             snapshot = await self._snapshot(archive, shard, pointers)
         if not segments:
             raise _MovedError(f"nothing is left up to {head}")
-        if segments[0].first > max(snapshot, GENESIS):
+        oldest = min((each.position for each in archive.snapshots(shard)), default=START)
+        if segments[0].first > max(oldest, GENESIS):
             raise _MovedError(f"begins with {segments[0].first}, its snapshot is {snapshot}")
         if segments[-1].after[:2] != (head, records[0].checksum):
             raise _MovedError(f"ends with {segments[-1].last}, not with {head}")
@@ -279,8 +281,18 @@ class _Maker:
         """The newest that is whole; START if none is, or there was none."""
         for each in sorted(pointers - {START}, reverse=True):
             if await copy_snapshot(archive, self._journal, shard, each):
+                await self._snapshot_before(archive, shard, each)
                 return each
         return START
+
+    async def _snapshot_before(self, archive: Archive, shard: int, snapshot: Position) -> None:
+        """The older one as well, if it is there: it may have been given up for want of memory."""
+        scratch = Shard(shard, limits.SHARDS_MAX)
+        reader = SnapshotReader(scratch.state, shard, snapshot)
+        for kept in archive.snapshots(shard):
+            reader.feed(await asyncio.to_thread(next, archive.chunks(kept)))
+        if reader.previous != START:
+            await copy_snapshot(archive, self._journal, shard, reader.previous)
 
     async def _records(self, archive: Archive, shard: int, through: Position) -> None:
         try:
@@ -434,30 +446,31 @@ def _check_shard(directory: Path, entry: ShardEntry) -> None:
         if entry.head != START:
             raise BackupError(f"{where}: no journal, {entry.head} was its end")
         return
-    cut, checksum = _check_snapshot(archive, entry)
+    snapshots = _check_snapshots(archive, entry)
     for segment in segments:
         for position, record in archive.read(segment):
-            if position == cut and decode_record(record, entry.shard, cut).checksum != checksum:
-                raise BackupError(f"{where}: its snapshot is not of record {cut}")
+            if snapshots.get(position, checksum_of(record)) != checksum_of(record):
+                raise BackupError(f"{where}: its snapshot {position} is not of that record")
     if segments[-1].after[:2] != (entry.head, entry.checksum):
         raise BackupError(f"{where}: ends with {segments[-1].last}, not with {entry.head}")
-    if segments[0].first > max(cut, GENESIS):
-        raise BackupError(f"{where}: begins with {segments[0].first}, its snapshot is {cut}")
+    oldest = min(snapshots, default=START)
+    if segments[0].first > max(oldest, GENESIS):
+        raise BackupError(f"{where}: begins with {segments[0].first}, its snapshot is {oldest}")
 
 
-def _check_snapshot(archive: Archive, entry: ShardEntry) -> tuple[Position, int]:
-    """Where it was cut, and the checksum of the record there."""
-    shard = Shard(entry.shard, limits.SHARDS_MAX)
+def _check_snapshots(archive: Archive, entry: ShardEntry) -> dict[Position, int]:
+    """Where they were cut, and the checksums of the records there."""
+    checksums = {}
     for kept in archive.snapshots(entry.shard):
-        if str(kept.position) != entry.snapshot:
-            continue
+        shard = Shard(entry.shard, limits.SHARDS_MAX)
         reader = SnapshotReader(shard.state, entry.shard, kept.position)
         for chunk in archive.chunks(kept):
             reader.feed(chunk)
-        return kept.position, reader.checksum
-    if entry.snapshot != str(START):
+        checksums[kept.position] = reader.checksum
+    newest = max(checksums, default=START)
+    if entry.snapshot != str(newest):
         raise BackupError(f"shard {entry.shard}: snapshot {entry.snapshot} is missing")
-    return START, 0
+    return checksums
 
 
 def _check_archive(directory: Path, entry: ShardEntry) -> None:

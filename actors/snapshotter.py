@@ -48,7 +48,7 @@ from engine import limits
 from engine.codec import START, Position
 from engine.messages import SnapshotBegun, SnapshotTaken
 from engine.shard import Shard
-from engine.snapshot import SnapshotReader, SnapshotWriter, chunk_name
+from engine.snapshot import SnapshotReader, SnapshotWriter, check_chunk, chunk_name
 from engine.state import ShardState
 
 T = TypeVar("T")
@@ -314,16 +314,29 @@ class Snapshotter:
     async def _clean_up(self, begun: list[Position]) -> None:
         for each in begun:
             await self._delete(each, await self._count(each))
-        if len(self._generations) == 2:
-            before = await self._before(self._generations[0])
-            if before != START:
-                self._generations.insert(0, before)
-            await self._settle()
+        if len(self._generations) < 2:
+            return
+        older = self._generations[0]
+        chunks = await self._count(older)
+        if not await self._is_whole(older, chunks):  # it was given up, perhaps not to its end
+            self._generations.remove(older)
+            await self._delete(older, chunks)
+            return
+        before = await self._before(older)
+        if before != START:
+            self._generations.insert(0, before)
+        await self._settle()
+
+    async def _is_whole(self, generation: Position, chunks: int) -> bool:
+        """Whether the last of these chunks is the last one of the snapshot."""
+        data = await self._load(generation, chunks - 1) if chunks else None
+        number = self._shard.number
+        return data is not None and check_chunk(data, number, generation, chunks - 1)
 
     async def _before(self, generation: Position) -> Position:
         """The snapshot before this one, START if there was none."""
         shard = Shard(self._shard.number, self._shard.shards)
-        data = await patiently(partial(self._journal.load, shard.number, chunk_name(generation, 0)))
+        data = await self._load(generation, 0)
         if data is None:
             return START
         reader = SnapshotReader(shard.state, shard.number, generation)
@@ -477,9 +490,11 @@ class Snapshotter:
         return there
 
     async def _has(self, generation: Position, number: int) -> bool:
+        return await self._load(generation, number) is not None
+
+    async def _load(self, generation: Position, number: int) -> bytes | None:
         name = chunk_name(generation, number)
-        load = partial(self._journal.load, self._shard.number, name)
-        return await patiently(load) is not None
+        return await patiently(partial(self._journal.load, self._shard.number, name))
 
 
 def _tell(copy: asyncio.Future[Copy | None], result: Copy | None) -> None:

@@ -639,3 +639,24 @@ def test_any_number_of_chunks_is_found(trial: Trial, small_snapshots: None, chun
             assert [chunk_key(0, chunk_name(cut, number)) for number in range(len(some))] == some
 
     run()
+
+
+@pytest.mark.parametrize("left", [0, 1, 2])
+def test_an_older_one_that_was_given_up(trial: Trial, small_snapshots: None, left: int) -> None:
+    """Whoever comes next does not count on it, and deletes what is left of it."""
+
+    @timeless
+    async def run() -> None:
+        older, newer = await trial.generations()
+        for number in range(left, 99):
+            trial.store.chunks.pop(chunk_key(0, chunk_name(older, number)), None)
+        life = await trial.serve()
+        await asyncio.sleep(5)
+
+        assert [newer] == snapshotter(life).generations
+        assert {newer} == stored(trial)
+        await life.go_on(20)
+        await asyncio.sleep(5)
+        assert set(announced(trial)[-2:]) == stored(trial)
+
+    run()
