@@ -38,12 +38,16 @@ from engine.messages import (
     GetReservation,
     GetStatistics,
     GetStock,
+    GetStockAsOf,
     Head,
     Homes,
+    ListMovements,
     Opened,
     State,
     Status,
+    StockAsOf,
 )
+from engine.placement import shard_of
 from engine.shard import Shard
 from tests.simulation.calls import NOTHING_DONE, Arrivals, Call, Calls
 from tests.simulation.history import Asked, Given, History, Told
@@ -51,7 +55,7 @@ from tests.simulation.replay import Replay, differs
 
 WITHOUT_HEAD: Final = NOTHING_DONE | {Status.OUTCOME_UNKNOWN, Status.AMBIGUOUS_RESERVATION}
 """What hosts, gateways and clients may answer without having looked at a record."""
-BESIDE: Final = (Find, Audit, GetStatistics)
+BESIDE: Final = (Find, Audit, GetStatistics, GetStockAsOf, ListMovements)
 """Commands whose answers are judged by what they say, not by the record they rest on."""
 
 
@@ -158,6 +162,10 @@ class Judge:
             if isinstance(answer.body, AuditView):
                 view = answer.body
                 self._rest(given, Head(view.shard, view.epoch, view.sequence), self.audits)
+            elif isinstance(answer.body, StockAsOf):
+                past = answer.body
+                shard = shard_of(past.stock.sku, self.history.shards)
+                self._rest(given, Head(shard, past.epoch, past.sequence), self.audits)
             return
         if is_a_bug(answer):
             self.violations.append(f"{said(given)}")

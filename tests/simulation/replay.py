@@ -38,6 +38,7 @@ from engine.messages import (
     SnapshotTaken,
     State,
     Status,
+    StockAsOf,
 )
 from tests.engine.comparison import TELLING, ledger
 from tests.engine.model_stock import Line
@@ -66,8 +67,8 @@ class Replay:
         stored_at: dict[Position, int],
         settled_at: dict[Position, int],
     ) -> None:
-        """`given`: the answers that rest on each record; `audits`: those that counted what there
-        was as of it; `stored_at`: when it was durable; `settled_at`: since when for good."""
+        """`given`: the answers that rest on each record; `audits`: those that say what
+        there was as of it; `stored_at`: when it was durable; `settled_at`: since when for good."""
         self.shard = shard
         self.model = QuickModel(shard, history.shards)
         self.violations: list[str] = []
@@ -124,7 +125,8 @@ class Replay:
         self._stamped_after, self._not_before = self._not_before, self._at
         if sequence:
             self._served_at = self._not_before
-        self._check_audits(record.position)
+        for given in self._audits.get(record.position, ()):
+            self._check_account(record, given)
 
     def _open(self, record: Record) -> None:
         """Served from here on, under these settings."""
@@ -395,18 +397,24 @@ class Replay:
 
     # --- sums ---
 
-    def _check_audits(self, position: Position) -> None:
-        """What was counted as of this record, if an audit was."""
-        for given in self._audits.get(position, ()):
-            body = given.answer.body
-            assert isinstance(body, AuditView)
-            model = self.model
+    def _check_account(self, record: Record, given: Given) -> None:
+        """What an audit counted as of this record, or the stock of a SKU as of it."""
+        body, model = given.answer.body, self.model
+        expected: object
+        found: object
+        if isinstance(body, AuditView):
             expected = (*map(sum, model.totals()), 0, [])
             found = (body.on_hand, body.reserved, body.allocated, body.drift, body.findings)
-            if found != expected:
-                self.violations.append(
-                    f"shard {self.shard}: an audit of {position} finds {found}, right is {expected}"
-                )
+        else:
+            assert isinstance(body, StockAsOf)
+            sku = body.stock.sku
+            expected = (record.stamp, model.stock_view(sku) if sku in model.skus else None)
+            found = (body.time, body.stock)
+        if found != expected:
+            self.violations.append(
+                f"shard {self.shard}: {given.host} says {found} of {record.position}, right is"
+                f" {expected}"
+            )
 
     def _check_ledger(self) -> None:
         """On_hand follows from the events alone, and the shortfalls are those that were told."""

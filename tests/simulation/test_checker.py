@@ -20,6 +20,7 @@ from engine.messages import (
     Find,
     GetReservation,
     GetStock,
+    GetStockAsOf,
     Head,
     Homes,
     LineRequest,
@@ -33,6 +34,8 @@ from engine.messages import (
     ShortfallChanged,
     SnapshotTaken,
     Status,
+    StockAsOf,
+    StockView,
 )
 from engine.placement import shard_of
 from engine.shard import Shard
@@ -240,6 +243,23 @@ def count_wrongly(history: History) -> None:
     history.given[number] = history.given[number]._replace(answer=Answer(Status.OK, view))
 
 
+def tell_a_false_past(history: History) -> None:
+    """The stock of another moment."""
+    last = history.given[-1]
+    number = given_of(history, GetStock)
+    view, stamp = history.given[number].answer.body, decode_record(*second_opening(history)).stamp
+    assert isinstance(view, StockView)
+    wrong = msgspec.structs.replace(view, on_hand=view.on_hand + 1)
+    answer = Answer(Status.OK, StockAsOf(2, 1, stamp, wrong))
+    command = GetStockAsOf("apple", stamp)
+    history.given.append(last._replace(command=command, answer=answer, head=None))
+
+
+def second_opening(history: History) -> tuple[bytes, int, Position]:
+    position, data = next(each for each in history.lineage[0] if each[0] == (2, 1))
+    return data, 0, position
+
+
 def with_stamp_before(history: History) -> None:
     position, data = history.lineage[0][-1]
     before = checksum_of(history.lineage[0][-2][1])
@@ -336,7 +356,8 @@ WRONGS: list[tuple[Callable[[History], None], str]] = [
         rewritten(Committed, lambda event: [event, SnapshotTaken(1, 4, 1, b"")]),
         "not begun at 1-4",
     ),
-    (count_wrongly, "finds"),
+    (count_wrongly, "of 2-"),
+    (tell_a_false_past, "of 2-1, right is"),
     (stop, "has stopped without a reason: no record"),
     (serve_nothing, "is not served in the end"),
     (serve_something_else, "is served with digest 00000000000000000000000000000000"),
