@@ -30,6 +30,7 @@ from actors.marks import CorruptMarkError
 from actors.recovery import GenesisError
 from engine.codec import CorruptRecordError
 from engine.snapshot import CorruptSnapshotError
+from tests.golden.damage import RESEALED
 from tests.golden.editions import editions
 from tests.golden.subjects import Archived, Attempt, Chunks, Journal, Slots, Unmarked
 
@@ -75,20 +76,28 @@ class Table:
         """The lines in which it happened."""
         return {where for where, counts in self.counts.items() if counts[outcome]}
 
-    def by_damage(self) -> dict[tuple[str, str], Counter[str]]:
-        """Summed up over regions."""
+    def by_group(self) -> dict[tuple[str, str], Counter[str]]:
+        """Summed up over regions and over what is much the same damage."""
         sums: dict[tuple[str, str], Counter[str]] = {}
         for where, counts in self.counts.items():
-            sums.setdefault(where[:2], Counter()).update(counts)
+            sums.setdefault((where.kind, group_of(where.damage)), Counter()).update(counts)
         return sums
 
     def lines(self) -> Iterator[str]:
-        """Two tables in Markdown: over all regions, and by region; and what was found."""
-        yield from _rows(["kind", "damage"], self.by_damage())
+        """Two tables in Markdown, summed up and by region; and examples of what is different."""
+        yield from _rows(["stored", "damage"], self.by_group())
         yield ""
-        yield from _rows(["kind", "damage", "region"], self.counts)
+        yield from _rows(["stored", "damage", "region"], self.counts)
         for where, said in self.findings.items():
             yield f"{', '.join(where)}: {said}"
+
+
+def group_of(damage: str) -> str:
+    """Of what kind it is: by itself, by whoever put pieces elsewhere, or on purpose."""
+    if RESEALED in damage:
+        return "resealed"
+    by_itself = damage.startswith(("bit", "two bits", "burst", "cut off"))
+    return "bits, bursts, cuts" if by_itself else "missing, misplaced"
 
 
 def _rows(heads: list[str], counts: Mapping[Any, Counter[str]]) -> Iterator[str]:

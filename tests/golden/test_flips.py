@@ -47,4 +47,5 @@ def test_all_of_it_was_tried(table: Table) -> None:
     for kind in kinds:
         damages = {where.damage for where in table.counts if where.kind == kind}
         assert {"bit", f"bit, {RESEALED}", "two bits", "burst", "cut off"} <= damages
+        assert 3 == sum(each == kind for each, _ in table.by_group())
         assert any(counts[REFUSED] for where, counts in table.counts.items() if where.kind == kind)
