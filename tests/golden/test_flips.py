@@ -6,7 +6,7 @@ from tests.golden.damage import RESEALED
 from tests.golden.flips import BROKE, DIFFERENT, IDENTICAL, REFUSED, Table, Where, run
 from tests.golden.subjects import REWRITTEN
 
-EVERY = 101
+EVERY = 151
 """One bit of so many; `python -m tests.golden.flips` takes them all."""
 UNKNOWABLE = {
     Where("record, no mark", "dropped", "all from a record on"),
