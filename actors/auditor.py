@@ -254,6 +254,8 @@ class Auditor:
             view.complete = await walk.run()
         except OvertakenError as error:
             view.skipped = str(error)
+        finally:
+            walk.shard.state.seal()
         view.replayed = walk.records
         if view.complete:
             await _compare(copy, walk, pace.spend)

@@ -199,6 +199,7 @@ class _Walk:
         self._retrace = retrace
         self._start = start
         self._target = retrace.target
+        retrace.shard.state.seal()
         retrace.shard = self._shard = Shard(retrace.shard.number, retrace.shard.shards)
         retrace.ledger = self._ledger = Ledger()
         self._before: Record | None = None

@@ -270,6 +270,7 @@ class Snapshotter:
         copy, number, run_id = None, self._shard.number, self._journal.run_id
         try:
             state = ShardState()
+            state.seal()
             reader = SnapshotReader(state, number, writer.position)
             while (chunk := writer.next_chunk()) is not None:
                 reader.feed(chunk[1])

@@ -146,6 +146,11 @@ class ShardState:
         """Change the state by one event of the record stamped `now`."""
         self._apply[type(event)](event)
 
+    def seal(self) -> None:
+        """Nothing is applied any more: the state is free as soon as nobody holds it, and not only
+        when the collector comes by, which for a large one is too late."""
+        self._apply.clear()
+
     # --- reading ---
 
     def reservation(self, reservation_id: str) -> Reservation | None:

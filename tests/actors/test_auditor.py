@@ -1,6 +1,8 @@
 """Audits beside the batches: whatever drifts or rots is named, and nothing else is said."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -545,6 +547,32 @@ def test_an_audit_ends_with_its_owner(
 
 
 # --- by itself -------------------------------------------------------------------------------
+
+
+@timeless
+async def test_nothing_is_left_of_it(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two more states of a shard are no small thing: they go at once, whatever was found."""
+    life = await trial.serve()
+    await trade(life)
+    await snapshots(life, 2, monkeypatch)
+    states: list[weakref.ref[ShardState]] = []
+    made = ShardState.__init__
+
+    def noted(state: ShardState) -> None:
+        made(state)
+        states.append(weakref.ref(state))
+
+    monkeypatch.setattr(ShardState, "__init__", noted)
+    gc.disable()
+    try:
+        assert 0 == (await view(life)).drift
+        del trial.store.entries()[3]
+        assert 1 == (await view(life)).drift
+        await asyncio.sleep(1)
+        assert len(states) >= 4
+        assert {None} == {state() for state in states}
+    finally:
+        gc.enable()
 
 
 @timeless
