@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from actors import appender, clock, journal, owner, recovery, redis_wire, snapshotter
+from actors.patience import patiently
 from actors.pending import NOT_DONE
 from engine import reservation as holds
 from engine import reservation_rules, shard, snapshot, state, stock
@@ -160,7 +161,7 @@ def _() -> list[Place]:
 
     async def store(self: Any, writer: Any, run_id: str) -> None:
         await honest(self, writer, run_id)
-        await self._patiently(lambda: self._journal.trim(self._shard.number, writer.position))
+        await patiently(lambda: self._journal.trim(self._shard.number, writer.position))
 
     return [(snapshotter.Snapshotter, "_store", store)]
 
