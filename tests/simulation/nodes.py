@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from actors import binary_server
 from actors import host as host_module
+from actors.archive import Archive
 from actors.binary_server import BinaryServer
 from actors.clock import Clock
 from actors.config import Settings
@@ -30,6 +31,7 @@ from engine.scope import OPERATOR, Scope
 from gateway.client import Client, Unavailable
 from gateway.forwarder import Forwarder
 from gateway.router import Router
+from tests.simulation.disk import MemoryDisk
 from tests.simulation.history import Asked, Given, History, Told
 from tests.simulation.loop import SECOND, SimulatedLoop, Time
 from tests.simulation.network import Network, Transport
@@ -42,6 +44,7 @@ JOURNAL_URL: Final = "redis://server:6379/0"
 JOURNALS: Final = 2
 """Connections of one host to the server."""
 CLUSTER_ID: Final = "simulated"
+ARCHIVE: Final = Path("/archive")
 MakeLoop = Callable[[str], SimulatedLoop]
 
 
@@ -276,9 +279,11 @@ class HostNode(Node):
         history: History,
         settings: Settings,
         disk: dict[int, Mark],
+        archive_disk: MemoryDisk | None,
         random: Random,
         on_change: Callable[["HostNode"], None],
     ) -> None:
+        """`disk`: of the marks; `archive_disk`: None = hosts archive nothing."""
         super().__init__(name, make_loop)
         self.time = time
         self.history = history
@@ -289,6 +294,7 @@ class HostNode(Node):
         self._net = net
         self._settings = settings
         self._disk = disk
+        self._archive_disk = archive_disk
         self._random = random
         self._on_change = on_change
 
@@ -331,6 +337,7 @@ class HostNode(Node):
         except JournalError:
             loop.call_soon(self.kill)  # as a process that cannot begin: it is started again
             return
+        disk = self._archive_disk
         host = Host(
             self.name,
             self._settings,
@@ -341,6 +348,7 @@ class HostNode(Node):
             lambda: self._on_change(self),
             self.kill,
             lambda stamp: Clock(stamp, wall=loop.wall, monotonic=loop.monotonic),
+            None if disk is None else Archive(ARCHIVE, None, disk),
         )
         server = BinaryServer(self.name, self._settings.shards, _Listening(self, host), _anybody)
         self._net.listen(loop, (self.name, 7000), lambda: binary_server.Connection(server))

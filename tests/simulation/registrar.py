@@ -44,6 +44,8 @@ class Registrar:
         self._frozen_since: dict[str, int] = {}
         self._is_noticed = False
         self.stopped: dict[int, str] = {}
+        self.alarms: dict[str, None] = {}
+        """What auditors have found, each once."""
 
     def begin(self) -> None:
         self._time.at(self._time.now + LOOK, self._look_on)
@@ -92,6 +94,7 @@ class Registrar:
     ) -> None:
         assert host.host is not None
         status = host.host.status()
+        self.alarms |= dict.fromkeys(status.alarms.values())
         for shard, epoch in status.owned.items():
             if shard not in routes or routes[shard][0] < epoch:
                 routes[shard] = epoch, host.address

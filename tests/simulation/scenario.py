@@ -29,6 +29,7 @@ class Kind(Enum):
     SLOW_DISK = "slow disk"
     FULL = "server full"
     READ_ONLY = "server refuses writes"
+    ARCHIVE_FULL = "the archive's disk is full"
     BREAK = "break a connection"
     CUT = "cut"
     JUMP = "clock jumps"
@@ -65,6 +66,8 @@ class Scenario:
     deadline_ms: int = 2_000
     tuning: dict[str, int | float] = field(default_factory=dict)
     """`engine.limits` by name."""
+    archives: bool = False
+    """Hosts archive, all of them on one disk, and audit themselves now and then."""
     grace_us: int = 0
     windows_us: tuple[int, int, int] = (0, 0, 0)
     """How long finished reservations, keys and shipped reservations are remembered."""
@@ -85,6 +88,7 @@ class Scenario:
         lines = [
             f"seed {self.seed}: {self.shards} shards, {self.hosts} hosts, {self.gateways} gateways,"
             f" {self.clients} clients{' straight to hosts' if self.straight else ''},"
+            f"{' archives,' if self.archives else ''}"
             f" grace {self.grace_us} us, windows {self.windows_us} us, weather {self.weather},"
             f" fsync {self.fsync_ns} ns, tuning {self.tuning}",
         ]
@@ -106,6 +110,7 @@ def draw(seed: int) -> Scenario:
     scenario.gateways = random.choice((1, 1, 2))
     scenario.clients = random.choice((1, 2, 3))
     scenario.straight = random.random() < 0.25
+    scenario.archives = random.random() < 0.3
     scenario.deadline_ms = random.choice((300, 1_000, 2_500, 4_000))
     scenario.grace_us = random.choice((0, 200_000, 1_000_000))
     finished = random.choice((1, 3, 60)) * limits.SECOND_US

@@ -24,7 +24,9 @@ from typing import Any, Final
 import structlog
 
 from actors import recovery
+from actors.archive import Archive
 from actors.config import Settings
+from actors.journal import journal_key
 from actors.marks import Mark
 from actors.owner import Phase
 from engine import limits, maps
@@ -32,13 +34,22 @@ from engine.codec import Position
 from engine.messages import Audit, AuditView, Command, Status
 from gateway.lane import is_repeatable
 from tests.simulation.checker import judge
+from tests.simulation.disk import MemoryDisk
 from tests.simulation.history import History, Stored
 from tests.simulation.loop import SECOND, SimulatedLoop, Time
 from tests.simulation.network import Network, Weather
-from tests.simulation.nodes import TAPS, ClientNode, GatewayNode, HostNode, Node, ServerNode
+from tests.simulation.nodes import (
+    ARCHIVE,
+    TAPS,
+    ClientNode,
+    GatewayNode,
+    HostNode,
+    Node,
+    ServerNode,
+)
 from tests.simulation.patch import patched
 from tests.simulation.redis_server import SimulatedServer
-from tests.simulation.redis_store import Append
+from tests.simulation.redis_store import Append, Stream
 from tests.simulation.registrar import Registrar
 from tests.simulation.scenario import Fault, Kind, Scenario
 from tests.simulation.workload import Step, final_reads
@@ -78,6 +89,7 @@ class World:
         self.server = SimulatedServer(maxmemory=ROOM)
         self.server.on_stored = self._stored
         self.disk: dict[int, Mark] = {}
+        self.archive_disk = MemoryDisk() if scenario.archives else None
         self.node = ServerNode(self._make_loop, self.net, self.server, self.random)
         self.node.fsync_ns = scenario.fsync_ns
         settings = self._settings()
@@ -90,6 +102,7 @@ class World:
                 self.history,
                 settings,
                 self.disk,
+                self.archive_disk,
                 self.random,
                 lambda host: self.registrar.notice(host),
             )
@@ -114,7 +127,8 @@ class World:
             for number in range(scenario.clients)
         ]
         self.witness = self._client("witness", self.gateways[0].address)
-        self.is_healing = False
+        self.streams: list[set[tuple[Position, bytes]]] = []
+        """What stands in the server in the end, by shard."""
 
     def _client(self, name: str, address: str) -> ClientNode:
         return ClientNode(
@@ -131,6 +145,8 @@ class World:
             keys_window_us=keys,
             returns_window_us=returns,
             cluster_id="simulated",
+            archive_snapshot_bytes=1 << 10,
+            audit_interval_us=700_000 if self.scenario.archives else 0,
         )
 
     def _make_loop(self, name: str) -> SimulatedLoop:
@@ -172,6 +188,8 @@ class World:
             self._ask_again()
             self._look_at_everything()
             self._take_digests()
+        if self.server.serving:
+            self.streams = [self._stream(shard) for shard in range(self.scenario.shards)]
         for node in nodes:
             node.kill()
         outcome = self._judge()
@@ -186,6 +204,7 @@ class World:
             for each in history.told
             if isinstance(each.answer.body, AuditView) and each.answer.body.drift
         ]
+        drifts += [f"an auditor's alarm: {alarm}" for alarm in self.registrar.alarms]
         history.given = [each for each in history.given if not isinstance(each.command, Audit)]
         audits = {each.call for each in history.asked if isinstance(each.command, Audit)}
         history.asked = [each for each in history.asked if each.call not in audits]
@@ -195,7 +214,7 @@ class World:
             if isinstance(effect, Append):
                 entry = Position(*effect.id), effect.record
                 history.lineage.setdefault(_shard_of(effect.key), []).append(entry)
-        violations = self.bugs + drifts or judge(history)
+        violations = self.bugs + drifts + list(self._not_archived()) or judge(history)
         return Outcome(
             violations,
             _trace(history),
@@ -204,6 +223,23 @@ class World:
             self.time.steps,
             history,
         )
+
+    def _stream(self, shard: int) -> set[tuple[Position, bytes]]:
+        stream = self.server.key(journal_key(shard).encode())
+        entries = stream.entries if isinstance(stream, Stream) else []
+        return {(Position(*each.id), each.record) for each in entries}
+
+    def _not_archived(self) -> Iterator[str]:
+        """What of the journal is neither in the archive nor in its stream any more."""
+        if self.archive_disk is None or self.scenario.lossy or not self.streams:
+            return
+        archive = Archive(ARCHIVE, None, self.archive_disk)
+        for shard, lineage in self.history.lineage.items():
+            kept = {entry for segment in archive.segments(shard) for entry in archive.read(segment)}
+            kept |= self.streams[shard]
+            for position, record in lineage:
+                if (position, record) not in kept:
+                    yield f"shard {shard}: record {position} is kept nowhere"
 
     def _until(self, condition: Callable[[], bool], within: int) -> bool:
         """Let time pass until it is so."""
@@ -216,9 +252,10 @@ class World:
 
     def _heal(self) -> None:
         """Nothing goes wrong any more."""
-        self.is_healing = True
         self.server.loading = self.server.misconf = False
         self.server.maxmemory = ROOM
+        if self.archive_disk is not None:
+            self.archive_disk.is_full = False
         self.node.fsync_ns = min(self.node.fsync_ns, SECOND // 1_000)
         self.net.mend_all()
         self.net.weather.calm()
@@ -324,6 +361,10 @@ class World:
             case Kind.READ_ONLY:
                 self.server.misconf = True
                 self._later(fault, lambda: setattr(self.server, "misconf", False))
+            case Kind.ARCHIVE_FULL:
+                if self.archive_disk is not None:
+                    self.archive_disk.is_full = True
+                    self._later(fault, lambda: setattr(self.archive_disk, "is_full", False))
             case Kind.BREAK:
                 for _ in range(1 + one % 3):
                     self.net.break_one()
