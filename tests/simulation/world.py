@@ -204,7 +204,8 @@ class World:
             for each in history.told
             if isinstance(each.answer.body, AuditView) and each.answer.body.drift
         ]
-        drifts += [f"an auditor's alarm: {alarm}" for alarm in self.registrar.alarms]
+        if not history.lossy:
+            drifts += [f"an auditor's alarm: {alarm}" for alarm in self.registrar.alarms]
         history.given = [each for each in history.given if not isinstance(each.command, Audit)]
         audits = {each.call for each in history.asked if isinstance(each.command, Audit)}
         history.asked = [each for each in history.asked if each.call not in audits]
