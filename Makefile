@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test lint bench faults
+.PHONY: help install demo up test lint sim bench faults
 
 help: ## list the verbs
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -32,6 +32,9 @@ lint: install ## ruff and mypy, both strict
 	@$(VENV)/bin/ruff check
 	@$(VENV)/bin/ruff format --check
 	@$(VENV)/bin/mypy
+
+sim: install ## ten thousand simulated worlds, each told by its seed
+	@$(VENV)/bin/python -m tests.simulation --seeds 10000
 
 bench: install ## measure this machine
 	@$(VENV)/bin/onhand bench run
