@@ -264,6 +264,25 @@ async def test_time_does_not_go_back(trial: Trial) -> None:
 
 
 @timeless
+async def test_time_goes_on_from_the_claim(trial: Trial) -> None:
+    """A wall clock that is set back between claim and opening takes no time with it."""
+    journal = trial.journal()
+
+    def set_back(operation: str) -> None:
+        if any(record.position.sequence == 0 for record in trial.store.records()):
+            trial.wall_offset = -3600
+
+    await trial.live(1)
+    journal.before = set_back
+    life = await trial.serve(journal)
+    await life.stop()
+    stamps = [record.stamp for record in trial.store.records()]
+
+    assert -3600 == trial.wall_offset
+    assert sorted(stamps) == stamps
+
+
+@timeless
 async def test_settings_come_with_the_ownership(trial: Trial) -> None:
     """What the operator sets is journaled, and holds from the next opening on."""
     settings = ownership()._replace(finished_window_us=1, returns_window_us=2, keys_window_us=3)

@@ -257,6 +257,20 @@ async def test_deadline_tells_what_is_known(client: Client, host: Host) -> None:
         await client.reserve([(SKU, 1)])
 
 
+@pytest.mark.parametrize(
+    "status", [Status.MEMORY_FULL, Status.SHARD_STOPPED, Status.UNAUTHENTICATED, Status.OVERLOADED]
+)
+async def test_a_refusal_proves_nothing_of_an_earlier_sending(
+    client: Client, host: Host, status: Status
+) -> None:
+    """Perhaps done once stays perhaps done, however the next sending is refused."""
+    client.deadline_ms = SHORT_MS
+    refusals = iter([Answer(Status.OUTCOME_UNKNOWN)])
+    host.replaced = lambda command: next(refusals, Answer(status))
+    with pytest.raises(OutcomeUnknown):
+        await client.reserve([(SKU, 1)])
+
+
 async def test_bare_movement_is_not_repeated(client: Client, host: Host) -> None:
     """A command without a name, submitted as it is, is sent once and its outcome told."""
     before = len(host.frames)
