@@ -32,7 +32,7 @@ from gateway.client import Client, Unavailable
 from gateway.forwarder import Forwarder
 from gateway.router import Router
 from tests.simulation.disk import MemoryDisk
-from tests.simulation.history import Asked, Given, History, Told
+from tests.simulation.history import Arrived, Asked, Given, History, Told
 from tests.simulation.loop import SECOND, SimulatedLoop, Time
 from tests.simulation.network import Network, Transport
 from tests.simulation.patch import Place
@@ -210,6 +210,7 @@ class _Tap:
         self._commands = request.commands
         self._arrived = time.now
         self._open = set(range(len(request.commands)))
+        history.arrived += [Arrived(host, each, time.now) for each in request.commands]
 
     def note(self, index: int, answer: Answer, head: Head | None) -> None:
         if index in self._open:

@@ -31,7 +31,7 @@ from actors.marks import Mark
 from actors.owner import Phase
 from engine import limits, maps
 from engine.codec import Position
-from engine.messages import Audit, AuditView, Command, Status
+from engine.messages import Command, Status
 from gateway.lane import is_repeatable
 from tests.simulation.checker import judge
 from tests.simulation.disk import MemoryDisk
@@ -199,23 +199,15 @@ class World:
 
     def _judge(self) -> Outcome:
         history = self.history
-        drifts = [
-            f"{each.answer.body.findings}"
-            for each in history.told
-            if isinstance(each.answer.body, AuditView) and each.answer.body.drift
-        ]
-        if not history.lossy:
-            drifts += [f"an auditor's alarm: {alarm}" for alarm in self.registrar.alarms]
-        history.given = [each for each in history.given if not isinstance(each.command, Audit)]
-        audits = {each.call for each in history.asked if isinstance(each.command, Audit)}
-        history.asked = [each for each in history.asked if each.call not in audits]
-        history.told = [each for each in history.told if each.call not in audits]
+        alarms = [f"an auditor's alarm: {alarm}" for alarm in self.registrar.alarms]
+        if history.lossy:
+            alarms = []  # they may be right
         history.stopped = dict(self.registrar.stopped)
         for effect in self.server.log:
             if isinstance(effect, Append):
                 entry = Position(*effect.id), effect.record
                 history.lineage.setdefault(_shard_of(effect.key), []).append(entry)
-        violations = self.bugs + drifts + list(self._not_archived()) or judge(history)
+        violations = self.bugs + alarms + list(self._not_archived()) or judge(history)
         return Outcome(
             violations,
             _trace(history),
