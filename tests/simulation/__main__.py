@@ -28,6 +28,12 @@ def _parse(words: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
+def say(line: str) -> None:
+    """To whoever runs this."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
 def show(seed: int, smaller: bool) -> int:
     """One world, told in full. How much was wrong there."""
     scenario = draw(seed)
@@ -35,10 +41,10 @@ def show(seed: int, smaller: bool) -> int:
         outcome = run(scenario)
         if smaller and outcome.violations:
             scenario, outcome = shrink(scenario, outcome)
-    print(scenario.describe())
-    print(f"{outcome.commands} commands, {outcome.records} records, trace {outcome.trace}")
+    say(scenario.describe())
+    say(f"{outcome.commands} commands, {outcome.records} records, trace {outcome.trace}")
     for violation in outcome.violations:
-        print(f"VIOLATION: {violation}")
+        say(f"VIOLATION: {violation}")
     return len(outcome.violations)
 
 
@@ -54,9 +60,9 @@ def main(words: list[str] | None = None) -> int:
     if options.seed is not None:
         return min(1, show(options.seed, options.shrink))
     if options.mutants:
-        caught = hunt_all(list(MUTANTS), options.seeds, options.jobs)
+        caught = hunt_all(list(MUTANTS), options.seeds, options.jobs, say)
         return int(None in caught.values())
-    return min(1, sweep(options.first, options.seeds, options.jobs, options.keep_going))
+    return min(1, sweep(options.first, options.seeds, options.jobs, options.keep_going, say))
 
 
 if __name__ == "__main__":

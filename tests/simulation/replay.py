@@ -288,6 +288,7 @@ class Replay:
             self.violations.append(
                 f"{where}: {given.command} was answered {given.answer}, right is {self._answer}"
             )
+        self._check_asked(record, given.command)
 
     def _check_asked(self, record: Record, command: Command) -> None:
         """Somebody asked for it, and was not told that nothing was done."""

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import nullcontext
 from multiprocessing import get_context
@@ -59,8 +59,8 @@ def processes(jobs: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(jobs, get_context("spawn"))
 
 
-def sweep(first: int, count: int, jobs: int, keep_going: bool) -> int:
-    """Run `count` worlds and tell how it goes. How many failed."""
+def sweep(first: int, count: int, jobs: int, keep_going: bool, tell: Callable[[str], None]) -> int:
+    """Run `count` worlds and `tell` how it goes. How many failed."""
     started = told = time.monotonic()
     done = commands = records = failures = 0
     with processes(jobs) as pool:
@@ -72,15 +72,15 @@ def sweep(first: int, count: int, jobs: int, keep_going: bool) -> int:
             for seed, violations in counted.failed:
                 failures += 1
                 if failures <= SHOWN:
-                    print(f"seed {seed}: {violations[0][:400]}", flush=True)
+                    tell(f"seed {seed}: {violations[0][:400]}")
             if time.monotonic() - told > TELL_SECONDS:
                 told = time.monotonic()
-                print(f"{done} worlds in {told - started:.0f} s, {failures} failed", flush=True)
+                tell(f"{done} worlds in {told - started:.0f} s, {failures} failed")
             if failures and not keep_going:
                 pool.shutdown(wait=False, cancel_futures=True)
                 break
     seconds = time.monotonic() - started
-    print(
+    tell(
         f"{done} worlds, {commands} commands, {records} records in {seconds:.1f} s"
         f" ({done / seconds:.0f} worlds/s, {jobs} processes): {failures} failed"
     )
@@ -93,8 +93,10 @@ def hunt(mutant: str, seeds: int, first: int = 0) -> tuple[int, str] | None:
     return (failed[0][0], failed[0][1][0]) if failed else None
 
 
-def hunt_all(mutants: list[str], seeds: int, jobs: int) -> dict[str, tuple[int, str] | None]:
-    """The same for all of them."""
+def hunt_all(
+    mutants: list[str], seeds: int, jobs: int, tell: Callable[[str], None]
+) -> dict[str, tuple[int, str] | None]:
+    """The same for all of them; `tell` of each."""
     found = {}
     with processes(jobs) as pool:
         hunts = {pool.submit(hunt, mutant, seeds): mutant for mutant in mutants}
@@ -102,5 +104,5 @@ def hunt_all(mutants: list[str], seeds: int, jobs: int) -> dict[str, tuple[int, 
             mutant = hunts[each]
             found[mutant] = caught = each.result()
             word = f"caught by seed {caught[0]}: {caught[1][:160]}" if caught else "NOT CAUGHT"
-            print(f"{mutant}: {word}", flush=True)
+            tell(f"{mutant}: {word}")
     return found
