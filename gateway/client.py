@@ -51,8 +51,11 @@ from engine.messages import (
     GetChannel,
     GetReservation,
     GetStock,
+    GetStockAsOf,
+    LedgerPage,
     LineMove,
     LineRequest,
+    ListMovements,
     MoveLines,
     MovementView,
     Policy,
@@ -66,6 +69,7 @@ from engine.messages import (
     SetStock,
     Ship,
     Status,
+    StockAsOf,
     StockView,
     Transfer,
 )
@@ -329,6 +333,28 @@ class Client:
     async def stock(self, sku: str) -> StockView:
         """What there is of a SKU, and where."""
         return _expect(await self.submit(GetStock(sku)), StockView)
+
+    async def stock_as_of(
+        self, sku: str, *, time: int | None = None, position: tuple[int, int] | None = None
+    ) -> StockAsOf:
+        """What there was of a SKU at a time (µs since 1970), or right after a record."""
+        command = GetStockAsOf(sku, time, position)
+        return _expect(await self.submit(command), StockAsOf)
+
+    async def movements(
+        self,
+        sku: str,
+        *,
+        after: tuple[int, int, int] | None = None,
+        limit: int = limits.HISTORY_ENTRIES_MAX,
+        since: int | None = None,
+        until: int | None = None,
+    ) -> LedgerPage:
+        """What changed a SKU, oldest first; `next` of the page is `after` of the one after it.
+
+        Times in µs since 1970. Looking far back may take longer than this client's deadline."""
+        command = ListMovements(sku, after, limit, since, until)
+        return _expect(await self.submit(command), LedgerPage)
 
     async def availability(self, sku: str, channel: str | None = None) -> AvailabilityView:
         """What a channel may sell of a SKU now, and why."""

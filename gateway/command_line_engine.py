@@ -187,6 +187,7 @@ def stock(
     /,
     *,
     channel: str | None = None,
+    as_of: str | None = None,
     receive: int | None = None,
     adjust: int | None = None,
     count: int | None = None,
@@ -204,12 +205,16 @@ def stock(
 
         onhand stock tee-red --channel web
 
+        onhand stock tee-red --as-of 2026-12-01T09:10:00Z
+
         onhand stock tee-red --receive 40 --location berlin --reference PO-17
 
     Parameters
     ----------
     channel
         Show what this channel may sell, and why.
+    as_of
+        Show the stock as it was at this time, or right after this record (EPOCH-SEQUENCE).
     receive
         Units that came in.
     adjust
@@ -226,6 +231,8 @@ def stock(
     movements = {kind: units for kind, units in given.items() if units is not None}
     if len(movements) > 1 or bool(movements) != (location is not None):
         raise UsageError("one of --receive, --adjust and --count, together with --location")
+    if as_of is not None and (movements or channel is not None):
+        raise UsageError("--as-of shows the stock, and goes with nothing else")
     for kind, units in movements.items():
         movement = {"kind": kind, "sku": sku, "location": location, "quantity": units}
         movement |= {
@@ -238,7 +245,7 @@ def stock(
         reply = client.get(f"/v1/stock/{sku}/availability", channel=channel)
         engine.say(reply, _show_availability)
     else:
-        engine.say(client.get(f"/v1/stock/{sku}"), _show_stock)
+        engine.say(client.get(f"/v1/stock/{sku}", as_of=as_of), _show_stock)
     return 0
 
 
@@ -254,6 +261,8 @@ def _book(client: HttpClient, movement: dict[str, Any], key: str) -> None:
 
 
 def _show_stock(body: dict[str, Any]) -> None:
+    if "as_of" in body:
+        print("as of {time}, record {position}".format(**body["as_of"]))
     numbers = ("on_hand", "reserved", "allocated", "safety_stock", "available")
     made = table("location", *numbers, numbers=numbers)
     for each in body["locations"]:

@@ -21,8 +21,10 @@ from engine.messages import (
     GetChannel,
     GetReservation,
     GetStock,
+    GetStockAsOf,
     LineMove,
     LineRequest,
+    ListMovements,
     MoveLines,
     Policy,
     Release,
@@ -33,6 +35,7 @@ from engine.messages import (
     Status,
 )
 from engine.placement import home_of, shard_of
+from gateway import http_history as history
 from gateway import problems
 from gateway.http_input import BodyDecoder, check_id, parse_number
 from gateway.http_types import (
@@ -60,6 +63,10 @@ MOVE: Final = BodyDecoder(MoveBody)
 SET_STOCK: Final = BodyDecoder(SetStockBody)
 
 _POLICIES: Final = {"all": Policy.ALL, "partial": Policy.PARTIAL}
+_VIEWS: Final = VIEWS | history.HISTORY_VIEWS
+_DEADLINES_MS: Final[dict[type[Command], int]] = dict.fromkeys(
+    (GetStockAsOf, ListMovements), limits.HISTORY_DEADLINE_MS
+)
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -85,13 +92,18 @@ class Call:
         return parse_number(text, "home", 0, self.api.shards - 1)
 
 
+def deadline_ms(command: Command) -> int:
+    """How long the engine has to answer."""
+    return _DEADLINES_MS.get(type(command), limits.DEADLINE_MS_DEFAULT)
+
+
 def show(answer: Answer, success: int) -> Reply:
     """`answer` as the caller sees it; OK is shown as `success`."""
     status, body = answer.status, answer.body
     if status is Status.OK:
-        return Reply(success, _encode(VIEWS[type(body)](body)))
+        return Reply(success, _encode(_VIEWS[type(body)](body)))
     if status is Status.REPLAYED:
-        return Reply(200, _encode(VIEWS[type(body)](body)))
+        return Reply(200, _encode(_VIEWS[type(body)](body)))
     return refusal_of(answer)
 
 
@@ -168,7 +180,12 @@ def _lines(lines: "list[ReserveLine] | tuple[()]") -> list[LineRequest]:
 
 
 def get_stock(call: Call) -> Command:
-    return GetStock(call.subject)
+    then = call.query.get("as_of")
+    return GetStock(call.subject) if then is None else history.as_of(call.subject, then)
+
+
+def list_movements(call: Call) -> Command:
+    return history.movements(call.subject, call.query)
 
 
 def set_stock(call: Call) -> Command:

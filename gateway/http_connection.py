@@ -29,6 +29,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from actors.address import name_peer, tune
 from engine import limits
 from gateway import problems
+from gateway.http_calls import deadline_ms
 from gateway.http_exchange import Exchange, Headers
 from gateway.problems import RefusedError, Reply, refusal
 
@@ -425,7 +426,7 @@ class Connection(asyncio.Protocol):
         api = self.edge.api
         try:
             command = exchange.command(self._peer)
-            api.router.forward(command, limits.DEADLINE_MS_DEFAULT, exchange.answered)
+            api.router.forward(command, deadline_ms(command), exchange.answered)
         except RefusedError as error:
             self.finish(exchange, refusal(error.kind, error.detail, error.headers))
         except Exception:  # a bug must cost its own request, not leave the connection stuck

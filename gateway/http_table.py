@@ -16,6 +16,7 @@ from engine.messages import (
     GetReservation,
     GetStatistics,
     GetStock,
+    ListMovements,
     ListShortfalls,
     MoveLines,
     Receive,
@@ -28,6 +29,7 @@ from engine.messages import (
     Status,
 )
 from gateway import http_calls as calls
+from gateway import http_history as history
 from gateway import http_pages as pages
 from gateway import problems
 from gateway.http_import import CSV, NDJSON
@@ -101,6 +103,26 @@ _STOCK: Final = Stock(
     *(7, 2, 40, 2, 5, 3, 30),
     [LocationStock("berlin", 40, 2, 5, 3, 30)],
     [PoolStock("vip", 10)],
+)
+_MOVEMENTS: Final = history.Movements(
+    [
+        history.LedgerMovement(
+            *("4-17-0", "2026-12-01T09:10:00.000000Z", "received", 40, 7),
+            [
+                history.PlaceChange(
+                    "berlin", history.Counters(0, 0, 0, 0), history.Counters(40, 0, 0, 40)
+                )
+            ],
+            [],
+            *(None, None, "0a1b2c3d4e5f", "bought", "PO-17"),
+        )
+    ],
+    *("4-17-0", "4-17", None),
+)
+_OF_THE_PAST: Final = (
+    Status.HISTORY_NOT_KEPT,
+    Status.NOT_YET,
+    Status.HISTORY_DAMAGED,
 )
 _CHANNEL: Final = Channel("web", ["berlin", "paris"], ["vip"], True, 2)
 _ANY: Final = (Status.UNKNOWN_RESERVATION, Status.AMBIGUOUS_RESERVATION)
@@ -340,11 +362,57 @@ _OF_STOCK: Final = (
         method="GET",
         path="/v1/stock/{sku}",
         tag=STOCK,
-        summary="How a SKU stands",
+        summary="How a SKU stands, or stood",
+        description=(
+            "With `as_of`, what this call would have answered at that moment: after every record "
+            "of the SKU's shard that is stamped then or earlier, or right after the record that is "
+            "named. The answer says which record it is of; by that position the answer is the same "
+            "for ever. A reservation counts as held until its expiry was recorded, which may be a "
+            "moment after its deadline."
+        ),
         command=GetStock,
+        query=(
+            Parameter(
+                "as_of",
+                history.AS_OF_SCHEMA,
+                "A time (RFC 3339), or the position of a record: <epoch>-<sequence>. Absent: now.",
+            ),
+        ),
         answers={200: _STOCK},
-        refusals=(Status.UNKNOWN_SKU,),
+        refusals=(Status.UNKNOWN_SKU, *_OF_THE_PAST, Status.UNKNOWN_RECORD),
         call=calls.get_stock,
+    ),
+    Operation(
+        name="listMovements",
+        method="GET",
+        path="/v1/stock/{sku}/movements",
+        tag=STOCK,
+        summary="What changed a SKU: who, why, when, before and after",
+        description=(
+            "Every event that changed a number of the SKU, oldest first, as far back as the "
+            "journal and its archive are kept. A page may end early; `next` says where to go on. "
+            "A channel's key sees all changes, but of others neither their reservations nor who "
+            "moved stock and why."
+        ),
+        command=ListMovements,
+        query=(
+            Parameter("after", history.PLACE_SCHEMA, "What `next` said, for what follows."),
+            Parameter(
+                "limit",
+                {
+                    "type": "integer",
+                    "minimum": 1,
+                    "maximum": limits.HISTORY_ENTRIES_MAX,
+                    "default": history.MOVEMENTS_DEFAULT,
+                },
+                "How many to list at most.",
+            ),
+            Parameter("since", history.TIME_SCHEMA, "Nothing earlier than this time."),
+            Parameter("until", history.TIME_SCHEMA, "Nothing later than this time."),
+        ),
+        answers={200: _MOVEMENTS},
+        refusals=_OF_THE_PAST,
+        call=calls.list_movements,
     ),
     Operation(
         name="setStock",

@@ -276,6 +276,13 @@ class PoolStock(Output):
     quantity: int
 
 
+class Moment(Output):
+    """A record of the journal, and its time."""
+
+    position: str
+    time: Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+
+
 class Stock(Output):
     """A SKU, summed over its locations and at each. available = on_hand - the three others."""
 
@@ -289,6 +296,8 @@ class Stock(Output):
     available: int
     locations: list[LocationStock]
     pools: list[PoolStock]
+    as_of: Moment | UnsetType = UNSET
+    """Where an earlier moment was asked for: the last record that this rests on."""
 
 
 class Waterfall(Output):

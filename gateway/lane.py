@@ -8,6 +8,9 @@ What it guarantees: commands leave in the order in which they came, also when th
 Once anything comes back, nothing more leaves until every flight has landed; then all goes out anew,
 sorted by number. So a shard never sees a later command before an earlier one that was returned.
 
+What is answered beside the shard's batches, and may take its time, flies alone and *aside*: it
+takes no place of a flight that the others need, and nobody waits for it to land.
+
 A flight whose shard has changed hands cannot hold up the lane for long: after a moment of grace it
 is *stranded*. What is harmless to repeat is taken from it and sent to the new owner; the rest stays
 with it until the old owner answers, its link is lost or the deadline comes.
@@ -27,9 +30,12 @@ from engine import limits
 from engine.messages import (
     Adjust,
     Answer,
+    Audit,
     Cancel,
     Command,
     Count,
+    GetStockAsOf,
+    ListMovements,
     MoveLines,
     Receive,
     Restock,
@@ -39,6 +45,8 @@ from engine.messages import (
 
 COMMAND_OVERHEAD_BYTES: Final = 64
 
+_BESIDE: Final = frozenset({Audit, GetStockAsOf, ListMovements})
+"""What a host answers beside its batches."""
 _NEEDS_KEY: Final = frozenset({Receive, Adjust, Count, Transfer, MoveLines})
 _NEEDS_KEY_WITH_LINES: Final = frozenset({Ship, Cancel, Restock})
 
@@ -106,6 +114,12 @@ class Flight:
         self.latest = latest
         """When the last one is due."""
 
+    def board(self, ticket: Ticket) -> None:
+        ticket.flight = self
+        self.tickets.append(ticket)
+        self.earliest = min(self.earliest, ticket.deadline)
+        self.latest = max(self.latest, ticket.deadline)
+
     def carried(self) -> list[Ticket]:
         return [ticket for ticket in self.tickets if ticket.flight is self]
 
@@ -122,6 +136,7 @@ class Lane:
     __slots__ = (
         "_next_number",
         "address",
+        "aside",
         "delay",
         "draining",
         "earliest",
@@ -145,6 +160,7 @@ class Lane:
         self.epoch = 0
         self.waiting: deque[Ticket] = deque()
         self.flights: list[Flight] = []
+        self.aside: list[Flight] = []
         self.stranded: list[Flight] = []
         self.draining = False
         """Something came back: wait for the rest."""
@@ -162,7 +178,7 @@ class Lane:
 
     @property
     def idle(self) -> bool:
-        return not (self.waiting or self.flights or self.stranded)
+        return not (self.waiting or self.flights or self.aside or self.stranded)
 
     def push(self, ticket: Ticket) -> None:
         """Put a new ticket at the end."""
@@ -177,20 +193,20 @@ class Lane:
         waiting = self.waiting
         if not waiting or self.draining or now < self.resume_at:
             return None
+        flight = Flight([], inf, 0.0)
+        if type(waiting[0].command) in _BESIDE:
+            flight.board(waiting.popleft())
+            self.aside.append(flight)
+            return flight
         if len(self.flights) >= limits.FLIGHTS_PER_SHARD_MAX:
             return None
-        flight = Flight([], inf, 0.0)
         tickets, room = flight.tickets, limits.FLIGHT_BYTES_MAX
         while waiting and len(tickets) < limits.BATCH_COMMANDS_MAX:
             ticket = waiting[0]
             room -= len(ticket.encoded)
-            if room < 0 and tickets:
+            if tickets and (room < 0 or type(ticket.command) in _BESIDE):
                 break
-            waiting.popleft()
-            ticket.flight = flight
-            tickets.append(ticket)
-            flight.earliest = min(flight.earliest, ticket.deadline)
-            flight.latest = max(flight.latest, ticket.deadline)
+            flight.board(waiting.popleft())
         self.flights.append(flight)
         return flight
 
@@ -201,6 +217,8 @@ class Lane:
             if not self.flights:
                 self.draining = False
                 self.strand_at = inf
+        elif flight in self.aside:
+            self.aside.remove(flight)
         elif flight in self.stranded:
             self.stranded.remove(flight)
 
@@ -223,9 +241,17 @@ class Lane:
         if address == self.address:
             return
         self.address = address
+        self._call_aside_back()
         if self.flights:
             self.draining = True
             self.strand_at = min(self.strand_at, strand_at)
+
+    def _call_aside_back(self) -> None:
+        """Take the tickets, which only read, from what flies aside to a former owner."""
+        tickets = [ticket for flight in self.aside for ticket in flight.carried()]
+        self.aside.clear()
+        if tickets:
+            self.give_back(tickets, 0.0)
 
     def strand(self) -> None:
         """Give up on the flights to a former owner, and take from them what may be repeated."""
@@ -250,7 +276,7 @@ class Lane:
     def expire(self, now: float) -> list[Ticket]:
         """Take out every ticket whose deadline has come; `unsure` tells what to answer."""
         expired: list[Ticket] = []
-        for flight in (*self.flights, *self.stranded):
+        for flight in (*self.flights, *self.aside, *self.stranded):
             if flight.earliest <= now:
                 due = [ticket for ticket in flight.carried() if ticket.deadline <= now]
                 flight.drop(due)

@@ -340,7 +340,7 @@ class Router:
             if lane.strand_at <= now:
                 self._resends += len(lane.flights)
                 lane.strand()
-            if any(flight.latest + RESET_SECONDS < now for flight in lane.flights):
+            if any(flight.latest + RESET_SECONDS < now for flight in (*lane.flights, *lane.aside)):
                 self._reset(lane)
             self._pump(lane, now)
             if lane.idle:

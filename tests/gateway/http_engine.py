@@ -12,15 +12,22 @@ from typing import Any, NamedTuple
 import msgspec
 
 from engine import limits
-from engine.codec import Position
+from engine.chain import Link
+from engine.codec import START, Position, Record
+from engine.history import Movements, Replay
 from engine.messages import (
     Answer,
     Command,
+    GetStockAsOf,
+    LedgerEntry,
+    LedgerPage,
+    ListMovements,
     Receive,
     Reserve,
     Sample,
     Statistics,
     Status,
+    StockAsOf,
 )
 from engine.placement import home_of, shard_of
 from engine.scope import OPERATOR, Scope
@@ -51,6 +58,8 @@ class LocalEngine:
         self.held: list[Callable[[], None]] | None = None
         """Where answers are put, if they are held back."""
         self.commands: list[Command] = []
+        self.records: list[Record] = []
+        """Of every batch in which anything happened."""
 
     def forward(self, command: Command, deadline_ms: int, reply: Callable[[Answer], None]) -> None:
         """Execute and answer at once, or hold the answer back."""
@@ -86,10 +95,37 @@ class LocalEngine:
     def _execute(self, command: Command) -> Answer:
         shard = self._shard(command)
         self.now += 1
+        if isinstance(command, GetStockAsOf | ListMovements):
+            return self._look_back(shard.number, command)
         shard.begin(self.now)
         answer = shard.execute(command)
-        shard.close()
+        if events := list(shard.close()):
+            position = Position(3, len(self.records) + 1)
+            self.records.append(Record(shard.number, position, self.now, 0, START, events, 0))
         return answer
+
+    def _look_back(self, number: int, command: GetStockAsOf | ListMovements) -> Answer:
+        """What a historian would answer, short of the pages."""
+        replay, watch = Replay(Shard(number, len(self.shards))), Movements(command.sku, None)
+        records = [each for each in self.records if each.shard == number]
+        entries: list[LedgerEntry] = []
+        for each in records:
+            if isinstance(command, GetStockAsOf) and (
+                each.stamp > command.time
+                if command.time is not None
+                else each.position > (command.position or START)
+            ):
+                break
+            entries += watch.apply(replay, each, Link(each.position, 0))
+        if isinstance(command, ListMovements):
+            found = entries[: command.limit]
+            return Answer(Status.OK, LedgerPage(found, None, *replay.position))
+        if (command.time or 0) >= self.now or (command.position or START) > replay.position:
+            return Answer(Status.NOT_YET)
+        stock = replay.shard.state.skus.get(command.sku)
+        if stock is None:
+            return Answer(Status.UNKNOWN_SKU)
+        return Answer(Status.OK, StockAsOf(*replay.position, replay.time, stock.view()))
 
     def _shard(self, command: Any) -> Shard:
         if isinstance(command, Reserve):

@@ -119,6 +119,36 @@ def test_a_reservation_from_start_to_end(shell: Shell) -> None:
 
 
 @pytest.mark.ray
+def test_the_past_is_shown(shell: Shell) -> None:
+    """What changed a SKU, page by page, and its stock as of one of those movements."""
+    for number in ("3", "4"):
+        shell.json("stock", "hat", "--receive", number, "--location", "main", "--reason", "bought")
+    shell.json("reserve", "hat=2", "--id", "hats", "--channel", "web")
+
+    first = shell.json("movements", "hat", "--limit", "1")
+    rest = shell.json("movements", "hat", "--after", first["next"])
+    assert [("received", 4), ("reserved", 2)] == [
+        (each["kind"], each["quantity"]) for each in rest["movements"]
+    ]
+    place, then = (first["movements"][0][name] for name in ("place", "time"))
+    position = place.rpartition("-")[0]
+    assert 3 == shell.json("stock", "hat", "--as-of", position)["on_hand"]
+    assert 3 == shell.json("stock", "hat", "--as-of", then)["on_hand"]
+    assert (0, f"as of {then}, record {position}") == (
+        (shown := shell.text("stock", "hat", "--as-of", position))[0],
+        shown[1].splitlines()[0],
+    )
+    status, printed = shell.text("movements", "hat", "--limit", "2")
+    assert 0 == status
+    expected = [f"{then} · received 3 · bought", "  main: on_hand 0→3, available 0→3"]
+    assert expected == printed.splitlines()[:2]
+    assert printed.splitlines()[-1].startswith("there is more: --after ")
+    assert 1 == shell.status("stock", "hat", "--as-of", "2999-01-01T00:00:00Z")
+    assert "(not_yet)" in shell.errors
+    assert 2 == shell.status("stock", "hat", "--as-of", position, "--channel", "web")
+
+
+@pytest.mark.ray
 def test_refusals_are_one_line_and_status_1(shell: Shell) -> None:
     """What the engine refuses is said as it says it; nothing else is printed."""
     shell.json("stock", "mug", "--receive", "1", "--location", "main")

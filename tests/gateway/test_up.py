@@ -261,6 +261,27 @@ async def test_a_killed_host_is_inherited_from_and_comes_back(engine: Engine) ->
     assert (10, 2) == await engine.stock()
 
 
+async def test_the_past_outlives_whoever_lived_it(engine: Engine) -> None:
+    """What an engine did that was killed, and hosts that are dead, is listed; and as of each record
+    and time of it the stock is what that movement left."""
+    answer = await engine.call("GET", "/v1/stock/cup/movements")
+    assert (200, None) == (answer.status, answer.body["begins_after"])
+    movements = answer.body["movements"]
+    assert ["received", "reserved"] == [each["kind"] for each in movements]
+
+    for each in movements:
+        ((left, there),) = [(place["after"], place["location"]) for place in each["locations"]]
+        position = each["place"].rpartition("-")[0]
+        for then in (position, each["time"]):
+            stock = await engine.call("GET", f"/v1/stock/cup?as_of={then}")
+            assert {"position": position, "time": each["time"]} == stock.body["as_of"]
+            assert [left | {"location": there, "safety_stock": 0}] == stock.body["locations"]
+    early = await engine.call("GET", "/v1/stock/cup?as_of=1999-12-31T23:59:59Z")
+    late = await engine.call("GET", "/v1/stock/cup?as_of=2999-12-31T23:59:59Z")
+    assert (404, "unknown_sku") == (early.status, early.body["code"])
+    assert (409, "not_yet") == (late.status, late.body["code"])
+
+
 async def test_a_frozen_host_is_superseded_and_leaves(engine: Engine) -> None:
     """Silence is as good as death; what wakes up has nothing any more, and starts anew."""
     frozen = identify(entry(await engine.status(), "host-2")["pid"])
