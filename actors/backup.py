@@ -66,6 +66,7 @@ _ATTEMPTS: Final = 10
 """For one shard to be read without being trimmed under our hands."""
 _NEWEST: Final = 64
 """As many of its last records tell which snapshots there are; a recovery looks at as many."""
+_WITHOUT: Final = "--no-archive leaves the archive out"
 SILENCE_SECONDS: Final = 60.0
 """A server that has not answered for so long is given up."""
 
@@ -152,13 +153,25 @@ async def back_up(
                 await asyncio.to_thread(maker.archive, entry)
         made = await asyncio.to_thread(maker.finish, shards, with_archive, version)
         progress("verifying", 0, 0)
-        await asyncio.to_thread(verify, fresh)
+        await asyncio.to_thread(_verify_fresh, fresh, directory)
         await asyncio.to_thread(publish, fresh, target)
     except OSError as error:
         raise BackupError(f"cannot write the backup: {error}") from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return made
+
+
+def _verify_fresh(fresh: Path, directory: DataDirectory) -> None:
+    """Verify it. What is wrong with the copy of an archived file is wrong with the file."""
+    try:
+        verify(fresh)
+    except BackupError as error:
+        copied, said = str(fresh / ARCHIVE), str(error)
+        if copied not in said:
+            raise
+        said = said.replace(copied, str(directory.archive))
+        raise BackupError(f"{said}; {_WITHOUT}") from error
 
 
 def make_fresh(target: Path) -> tuple[Path, Path | None]:
@@ -311,7 +324,7 @@ class _Maker:
             segments = source.segments(entry.shard)
             kept = source.snapshots(entry.shard)
         except CorruptArchiveError as error:
-            raise BackupError(f"{error}; --no-archive leaves the archive out") from error
+            raise BackupError(f"{error}; {_WITHOUT}") from error
         paths = [each.path for each in segments if each.last <= entry.head]
         paths += [each.path for each in kept if each.position <= entry.head]
         for path in paths:

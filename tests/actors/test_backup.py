@@ -326,6 +326,22 @@ async def test_what_cannot_be_saved(shop: Shop, tmp_path: Path) -> None:
     assert {"data", "there", "nobody"} == names(tmp_path)
 
 
+@pytest.mark.parametrize("at", [20, 400])
+@timeless
+async def test_an_archive_that_is_damaged(
+    shop: Shop, tmp_path: Path, small_snapshots: None, at: int
+) -> None:
+    """The file is named where it is, and so is the way to do without it."""
+    await shop.live(60)
+    path = max(shop.files.segments(0), key=lambda each: each.size).path
+    data = path.read_bytes()
+    path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+
+    with pytest.raises(BackupError, match=f"^{path}: .*; --no-archive leaves the archive out$"):
+        await shop.back_up(tmp_path / "backup")
+    await shop.back_up(tmp_path / "backup", with_archive=False)
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A backup with everything in it."""
