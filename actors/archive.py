@@ -49,7 +49,7 @@ from actors.archive_file import FRESH, CorruptArchiveError, Draft, read_header, 
 from actors.disk import DISK, AnyDisk
 from actors.journal import Entry
 from engine import limits
-from engine.chain import Link, follow, link_before
+from engine.chain import Link, follow_on, link_before
 from engine.codec import (
     START,
     CorruptRecordError,
@@ -337,7 +337,7 @@ class Archive:
             where = f"record {count} (from 0)"
             position = position_of(data)
             try:
-                _, link = follow(link, data, segment.shard, position)
+                _, link = follow_on(link, data, segment.shard, position)
             except CorruptRecordError as error:
                 raise CorruptArchiveError(path, where, str(error)) from error
             count += 1
@@ -467,8 +467,7 @@ def _follow(shard: int, link: Link, entries: list[Entry]) -> tuple[Link, int]:
     """The link after `entries`, and the stamp of the last. Raises CorruptRecordError."""
     stamp = 0
     for position, data in entries:
-        record, link = follow(link, data, shard, position)
-        stamp = record.stamp
+        stamp, link = follow_on(link, data, shard, position)
     return link, stamp
 
 

@@ -112,7 +112,7 @@ def read_items(disk: AnyDisk, path: Path, header: struct.Struct, bytes_max: int)
 
 
 def _cut(path: Path, body: "_Body", bytes_max: int) -> Iterator[bytes]:
-    number, buffer = 0, bytearray()
+    number, buffer = 0, b""
     for piece in body.pieces():
         buffer += piece
         start = 0
@@ -123,9 +123,9 @@ def _cut(path: Path, body: "_Body", bytes_max: int) -> Iterator[bytes]:
             end = start + _LENGTH.size + length
             if end > len(buffer):
                 break
-            yield bytes(memoryview(buffer)[start + _LENGTH.size : end])
+            yield buffer[start + _LENGTH.size : end]
             number, start = number + 1, end
-        del buffer[:start]
+        buffer = buffer[start:]
     if buffer:
         raise CorruptArchiveError(path, f"item {number}", "is cut off")
 

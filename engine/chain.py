@@ -15,6 +15,7 @@ from engine.codec import (
     Record,
     check_link,
     decode_record,
+    glance,
     skim_record,
 )
 from engine.messages import Opened
@@ -53,6 +54,16 @@ def follow(link: Link, data: bytes, shard: int, position: Position) -> tuple[Rec
         _check_opened(link, decode_record(data, shard, position))
     claim = (link.position, link.checksum) if position.sequence == 0 else (START, 0)
     return record, Link(position, record.checksum, *claim)
+
+
+def follow_on(link: Link, data: bytes, shard: int, position: Position) -> tuple[int, Link]:
+    """The same, for who has very many: the stamp of the record, and the link that it makes."""
+    if position.sequence > 1 and position == (link.position.epoch, link.position.sequence + 1):
+        found = glance(data, shard, position, link.checksum)
+        if found is not None:
+            return found[0], Link(position, found[1])
+    record, link = follow(link, data, shard, position)
+    return record.stamp, link
 
 
 def _check_opened(link: Link, record: Record) -> None:

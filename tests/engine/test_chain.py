@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.chain import BEGINNING, Link, follow, link_before
+from engine.chain import BEGINNING, Link, follow, follow_on, link_before
 from engine.codec import START, CorruptRecordError, Position, decode_record, encode_record
 from engine.messages import Claimed, Event, Genesis, Opened, Passed
 
@@ -68,3 +68,27 @@ def test_a_record_says_what_it_follows() -> None:
     assert Link(Position(4, 6), 99) == link_before(decode_record(data, 0, Position(4, 7)))
     assert BEGINNING == link_before(decode_record(claim, 0, Position(4, 0)))
     assert Position(4, 7) == follow(BEGINNING, data, 0, Position(4, 7))[1].position
+
+
+def test_the_quick_way_is_the_same_way() -> None:
+    """What it takes, `follow` takes; what is wrong in any byte, or follows something else, is
+    refused with the same words."""
+    link = Link(Position(4, 6), 99)
+    position = Position(4, 7)
+    data, checksum = record(position, 99, [Passed()])
+    assert (9, Link(position, checksum)) == follow_on(link, data, 0, position)
+    damaged = [bytes((*data[:at], data[at] ^ 4, *data[at + 1 :])) for at in range(len(data))]
+    damaged += [data[:size] for size in range(len(data))]
+    for wrong, after, shard, where in (
+        *((each, link, 0, position) for each in damaged),
+        (data, link, 1, position),
+        (data, link, 0, Position(4, 8)),
+        (data, Link(Position(4, 6), 98), 0, position),
+        (data, Link(Position(4, 5), 99), 0, position),
+    ):
+        said = []
+        for way in (follow, follow_on):
+            with pytest.raises(CorruptRecordError) as caught:
+                way(after, wrong, shard, where)
+            said.append(str(caught.value))
+        assert said[0] == said[1]
