@@ -32,6 +32,7 @@ def measure(host: "Host") -> list[Sample]:
         ),
         Sample("onhand_journal_memory_ratio", [], host.fill),
         *_archive(host),
+        *_history(host),
         *_shards(host),
         *_audits(host),
     ]
@@ -59,6 +60,17 @@ def _archive(host: "Host") -> list[Sample]:
         Sample("onhand_archive_segments_total", [], archiver.segments),
         Sample("onhand_archive_bytes_total", [], archiver.bytes),
         Sample("onhand_archive_snapshots_total", [], archiver.snapshots),
+    ]
+
+
+def _history(host: "Host") -> list[Sample]:
+    """What was asked about the past, and what it took."""
+    historian = host.historian
+    return [
+        Sample("onhand_history_questions_total", [("outcome", "ended")], historian.answered),
+        Sample("onhand_history_questions_total", [("outcome", "overloaded")], historian.refused),
+        Sample("onhand_history_questions_total", [("outcome", "damaged")], historian.damaged),
+        Sample("onhand_history_records_total", [], historian.replayed),
     ]
 
 

@@ -84,6 +84,8 @@ HELP: Final = {
     "archive_segments": "Segments of the journal that were archived.",
     "archive_bytes": "Bytes of the records in them.",
     "archive_snapshots": "Snapshots that were archived.",
+    "history_questions": "Questions about the past, by what came of them.",
+    "history_records": "Records that were replayed to answer them.",
     "audits": "Audits that replayed the journal, or should have.",
     "drift": "Disagreements that the newest audit of the shard has found.",
     "journal_damage": "Of those, places where what is stored does not prove itself.",

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from engine import limits
 from engine.codec import Position, decode_record
-from engine.messages import Claimed, Command, Genesis, GetStock, Opened, Status, StockView
+from engine.messages import Claimed, Command, Genesis, GetStock, Opened, Release, Status, StockView
 from tests.actors.trial import Life, Trial, ownership
 from tests.engine.comparison import SKUS, UNKNOWN_SKU
 from tests.engine.model import Model
@@ -67,6 +67,7 @@ class Chronicle:
         self.follow()
 
     async def do(self, life: Life, command: Command) -> None:
+        self.follow()  # so that what is new afterwards is the command's doing
         caller = life.send(command)
         answer = await caller.first()
         assert answer.status not in (Status.NOT_DONE, Status.OUTCOME_UNKNOWN), command
@@ -93,7 +94,8 @@ class Chronicle:
                 self.model.opened(first.grace_until)
             elif not isinstance(first, Claimed | Genesis):
                 self.model.begin(record.stamp)
-            if position == head and command is not None:
+            buries = isinstance(command, Release) and command.bury
+            if position == head and command is not None and (buries or said is Status.OK):
                 assert said is self.model.execute(command).status, command
             time = max(record.stamp, self.moments[-1].time if self.moments else 0)
             self.moments.append(Moment(position, time, self.views()))

@@ -34,6 +34,8 @@ from gateway.forwarder import Forwarder
 from gateway.homes import home_in
 from gateway.router import Router
 from tests.actors.peer import DEADLINE_SECONDS, until
+from tests.actors.tenure import tenure
+from tests.actors.trial import Trial
 from tests.gateway.hosts import SHARDS, Host, Store, map_of, sku_at, two_hosts
 
 SKU, OTHER = sku_at(2), sku_at(2, 1)
@@ -131,6 +133,31 @@ async def test_releasing_and_settings(client: Client) -> None:
     assert policy == (await client.get_channel("web")).policy
     assert 4 == (await client.availability(SKU, "web")).available_to_promise
     assert [0] * SHARDS == [view.drift for view in await client.audit()]
+
+
+async def test_the_past(tmp_path: Path) -> None:
+    """What changed a SKU, and how it stood after each of its movements."""
+    trial = Trial(tmp_path, shards=2)
+    async with tenure(trial, 0, 1) as one:
+        server = BinaryServer("host", 2, one.host, operator)
+        async with Client.connect(await server.listen("tcp:127.0.0.1:0")) as client:
+            for units in (3, 4):
+                await client.receive(SKU, "berlin", units)
+            first = await client.movements(SKU, limit=1)
+            rest = await client.movements(SKU, after=first.next)
+            entries = [*first.entries, *rest.entries]
+            assert [3, 4] == [each.quantity for each in entries]
+            for each, expected in zip(entries, (3, 7), strict=True):
+                position = each.epoch, each.sequence
+                by_position = await client.stock_as_of(SKU, position=position)
+                assert expected == by_position.stock.on_hand
+                assert by_position == await client.stock_as_of(SKU, time=each.time)
+            late = entries[-1].time + 60_000_000
+            with pytest.raises(Refused, match="not_yet: the shard's time is"):
+                await client.stock_as_of(SKU, time=late)
+            ended = await one.sample("onhand_history_questions_total", outcome="ended")
+            assert 7 == ended
+        await server.close()
 
 
 async def test_refusals_say_why(client: Client) -> None:
