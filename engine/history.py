@@ -107,15 +107,16 @@ class Movements:
     def apply(self, replay: Replay, record: Record, link: Link) -> list[LedgerEntry]:
         """Go on to `record`; what it did to the SKU, in order."""
         state, entries = replay.shard.state, []
+        replay.shard.replay(record.stamp, [])  # time goes on first; the events follow one by one
         for number, event in enumerate(record.events):
             effect = _effect(state, event, self._sku)
             if effect is None:
-                replay.shard.replay(record.stamp, [event])
+                state.apply(event)
                 continue
             before = state.skus.get(self._sku)
             places = {name: _counters(before, name) for name in effect.locations}
             pools = dict(before.pools) if before is not None else {}
-            replay.shard.replay(record.stamp, [event])
+            state.apply(event)
             after = state.skus.get(self._sku)
             assert after is not None, "whatever has an effect on a SKU makes it known"
             entry = LedgerEntry(
@@ -134,6 +135,7 @@ class Movements:
                 getattr(event, "reference", ""),
             )
             entries.append(self._seen(entry))
+        state.changed_shortfalls.clear()
         replay.link = link
         return entries
 
