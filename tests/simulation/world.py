@@ -230,8 +230,9 @@ class World:
             return
         archive = Archive(ARCHIVE, None, self.archive_disk)
         for shard, lineage in self.history.lineage.items():
-            kept = {entry for segment in archive.segments(shard) for entry in archive.read(segment)}
-            kept |= self.streams[shard]
+            kept = set(self.streams[shard])
+            for segment in archive.segments(shard):
+                kept |= {(entry.position, entry.record) for entry in archive.read(segment)}
             for position, record in lineage:
                 if (position, record) not in kept:
                     yield f"shard {shard}: record {position} is kept nowhere"
