@@ -25,6 +25,8 @@ from math import ceil
 from typing import Any, Final, Protocol
 
 SECOND: Final = 1_000_000_000
+IN_A_ROW: Final = 3
+"""Iterations of one process before others get on: most follow from one another."""
 _set_running: Final = events._set_running_loop
 
 
@@ -115,6 +117,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         self._on_bug = on_bug
         self._ready: deque[Handle] = deque()
         self._is_scheduled = False
+        self._is_running = False
         self._graveyard: list[object] = []
 
     # --- the life of a process ---------------------------------------------------------------
@@ -166,26 +169,31 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
             self._time.at(self._time.now + pace[turns % len(pace)], self._iterate)
 
     def _iterate(self) -> None:
+        """Some iterations in a row, as many as nobody comes between."""
         self._is_scheduled = False
         if not self.alive or self.frozen:
             return
         ready = self._ready
+        self._is_running = True
         _set_running(self)
         try:
-            for _ in range(len(ready)):
-                handle = ready.popleft()
-                callback = handle.callback
-                if callback is not None:
-                    try:
-                        callback(*handle.args)
-                    except Exception as error:
-                        self._on_bug(f"{self.name}: {callback!r} raised {error!r}")
-                    if not self.alive:
-                        return
+            for _ in range(IN_A_ROW):
+                for _ in range(len(ready)):
+                    handle = ready.popleft()
+                    callback = handle.callback
+                    if callback is not None:
+                        try:
+                            callback(*handle.args)
+                        except Exception as error:
+                            self._on_bug(f"{self.name}: {callback!r} raised {error!r}")
+                        if not self.alive or self.frozen:
+                            return
+                if not ready:
+                    return
         finally:
             _set_running(None)
-        if ready:
-            self._schedule()
+            self._is_running = False
+        self._schedule()
 
     def _fire(self, handle: Handle) -> None:
         if self.alive and handle.callback is not None:
@@ -204,7 +212,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         handle = Handle(callback, args, 0.0)
         if self.alive:
             self._ready.append(handle)
-            if not self._is_scheduled:
+            if not self._is_scheduled and not self._is_running:
                 self._schedule()
         else:
             self._graveyard.append(handle)

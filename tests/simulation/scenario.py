@@ -109,7 +109,7 @@ def draw(seed: int) -> Scenario:
     scenario.hosts = random.choice((1, 2, 2, 3))
     scenario.gateways = random.choice((1, 1, 2))
     scenario.clients = random.choice((1, 2, 3))
-    scenario.straight = random.random() < 0.25
+    scenario.straight = random.random() < (0.5 if scenario.hosts == 1 else 0.1)
     scenario.archives = random.random() < 0.3
     scenario.deadline_ms = random.choice((300, 1_000, 2_500, 4_000))
     scenario.grace_us = random.choice((0, 200_000, 1_000_000))

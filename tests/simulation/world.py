@@ -289,7 +289,8 @@ class World:
         self._ask([Step(self.time.now, 0, command) for command in unsure])
 
     def _look_at_everything(self) -> None:
-        reads = final_reads(self.scenario.skus, self.scenario.lives)
+        scenario = self.scenario
+        reads = final_reads(scenario.skus, scenario.shards, scenario.steps)
         self._ask([Step(self.time.now, 0, command) for command in reads])
 
     def _take_digests(self) -> None:
