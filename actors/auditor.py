@@ -33,8 +33,8 @@ import structlog
 from actors.inbox import Waiter
 from actors.journal import Journal, JournalError
 from actors.pending import NOT_DONE
-from actors.retrace import OvertakenError, Retrace, Spend, digest_of
-from actors.snapshotter import Copy, Snapshotter
+from actors.retrace import OvertakenError, Retrace, digest_of
+from actors.snapshotter import Copy, Snapshotter, Spend
 from engine import limits
 from engine.audit import auditing
 from engine.comparison import balancing, comparing
@@ -140,7 +140,7 @@ class Auditor:
             waiter.answer(index, Answer(Status.OVERLOADED))
             return
         desk.asked.append((waiter, index))
-        self._turns.waiting += not quick
+        self._turns.waiting += 1
         self._start(desk)
 
     def tick(self, now: float) -> None:
@@ -166,8 +166,7 @@ class Auditor:
             await asyncio.wait(tasks)
 
     def _drop(self, desk: _Desk, is_late: Callable[[Waiter], bool]) -> None:
-        dropped = desk.drop(is_late)
-        self._turns.waiting -= dropped if desk is self._full else 0
+        self._turns.waiting -= desk.drop(is_late)
 
     # --- one after the other ---
 
@@ -197,21 +196,21 @@ class Auditor:
         finally:
             if answer is NOT_DONE:
                 desk.begin()  # nobody waits for what is tried no more
-            told = desk.answer(answer)
-            self._turns.waiting -= told if desk is self._full else 0
+            self._turns.waiting -= desk.answer(answer)
 
     async def _quickly(self) -> AuditView | None:
-        copy = await self._copy(self._quick)
-        return None if copy is None else await self._sum_up(copy, _let_others)
+        pace = _Pace(self._turns)
+        copy = await self._copy(self._quick, pace)
+        return None if copy is None else await self._sum_up(copy, pace.spend)
 
     async def _fully(self) -> AuditView | None:
         async with self._turns.lock:
             began = self._loop.time()
             self._due_at = began + self._interval
-            copy = await self._copy(self._full)
+            pace = _Pace(self._turns)
+            copy = await self._copy(self._full, pace)
             if copy is None:
                 return None
-            pace = _Pace(self._turns)
             view = await self._sum_up(copy, pace.spend)
             await self._retrace(copy, view, pace)
             if view.damage and view.damage == view.drift:
@@ -222,8 +221,8 @@ class Auditor:
             self._conclude(Last(view, now, now - began))
             return view
 
-    async def _copy(self, desk: _Desk) -> Copy | None:
-        copy = self._snapshotter.copy(desk.begin)
+    async def _copy(self, desk: _Desk, pace: "_Pace") -> Copy | None:
+        copy = self._snapshotter.copy(desk.begin, pace.spend)
         self._poke()
         return await copy
 
@@ -316,10 +315,6 @@ async def _paced(slices: Slices[T], spend: Spend) -> T:
             result: T = end.value
             return result
         await spend(entries)
-
-
-async def _let_others(_: int) -> None:
-    await asyncio.sleep(0)
 
 
 class _Pace:

@@ -21,13 +21,13 @@ between cost as much, and at the newest `opened` in any case, so that a shard th
 a hundred times is no hundred times as dear.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from itertools import count
 from typing import Final
 
 from actors.journal import Entry, Journal
 from actors.patience import patiently
-from actors.snapshotter import Copy, Snapshotter
+from actors.snapshotter import Copy, Snapshotter, Spend
 from engine import formats, limits
 from engine.audit import Findings
 from engine.codec import (
@@ -51,8 +51,6 @@ from engine.snapshot import (
 )
 from engine.state import ShardState
 
-Spend = Callable[[int], Awaitable[None]]
-"""Told how many entries were looked at; returns when others have had their turn."""
 _PAGE: Final = 64
 _CUTS_MAX: Final = 8
 _TRIES: Final = 3

@@ -52,6 +52,8 @@ from engine.snapshot import SnapshotReader, SnapshotWriter, check_chunk, chunk_n
 from engine.state import ShardState
 
 T = TypeVar("T")
+Spend = Callable[[int], Awaitable[None]]
+"""Told how many entries were looked at; returns when others have had their turn."""
 _NO_ROOM_SECONDS: Final = 10.0
 """Before a snapshot is tried again for which there was no memory, and none to be made."""
 _log = structlog.get_logger(__name__)
@@ -133,7 +135,7 @@ class Snapshotter:
         self._begun: Position | None = None
         """Where the record of this batch will stand, that says that a snapshot is begun there."""
         self._acknowledged: SnapshotTaken | None = None
-        self._asked: list[tuple[Callable[[], None], asyncio.Future[Copy | None]]] = []
+        self._asked: list[tuple[Callable[[], None], Spend, asyncio.Future[Copy | None]]] = []
         """Who waits for a copy."""
         self.taken: SnapshotTaken | None = None
         """A complete snapshot that waits to be announced."""
@@ -144,11 +146,11 @@ class Snapshotter:
         self._events += events
         self._bytes += written
 
-    def copy(self, on_cut: Callable[[], None]) -> asyncio.Future[Copy | None]:
+    def copy(self, on_cut: Callable[[], None], spend: Spend) -> asyncio.Future[Copy | None]:
         """A copy of the state as of the end of a batch to come, for which somebody must care;
-        `on_cut` is called then. None: there will be none."""
+        `on_cut` is called then, and `spend` sets the pace. None: there will be none."""
         copy: asyncio.Future[Copy | None] = self._loop.create_future()
-        self._asked.append((on_cut, copy))
+        self._asked.append((on_cut, spend, copy))
         return copy
 
     def tick(self) -> None:
@@ -226,11 +228,11 @@ class Snapshotter:
             return  # what comes of it is next
         elif self._asked and self._task is None:
             told, self._asked = self._asked, []
-            for on_cut, _ in told:
+            for on_cut, _, _ in told:
                 on_cut()
-            copies = [copy for _, copy in told]
+            copies, spend = [copy for _, _, copy in told], told[0][1]
             writer = self._cut(limits.AUDIT_SLICE_ENTRIES)
-            self._start(self._rebuild(writer, self._appender.checksum, copies))
+            self._start(self._rebuild(writer, self._appender.checksum, copies, spend))
         elif self._must_settle:
             self._start(self._settle())
 
@@ -250,7 +252,7 @@ class Snapshotter:
         for task in self._tasks():
             task.cancel()
         asked, self._asked = self._asked, []
-        for _, copy in asked:
+        for _, _, copy in asked:
             _tell(copy, None)
 
     async def stop(self) -> None:
@@ -264,7 +266,11 @@ class Snapshotter:
         return [each for each in (self._task, self._relief) if each is not None]
 
     async def _rebuild(
-        self, writer: SnapshotWriter, checksum: int, copies: list[asyncio.Future[Copy | None]]
+        self,
+        writer: SnapshotWriter,
+        checksum: int,
+        copies: list[asyncio.Future[Copy | None]],
+        spend: Spend,
     ) -> None:
         """Build a second state from a snapshot that is not stored, beside batches."""
         copy, number, run_id = None, self._shard.number, self._journal.run_id
@@ -274,7 +280,7 @@ class Snapshotter:
             reader = SnapshotReader(state, number, writer.position)
             while (chunk := writer.next_chunk()) is not None:
                 reader.feed(chunk[1])
-                await asyncio.sleep(0)
+                await (asyncio.sleep(0) if self._wanted else spend(2 * limits.AUDIT_SLICE_ENTRIES))
             copy = Copy(state, writer.position, checksum, writer.digest, run_id)
         finally:
             for each in copies:
