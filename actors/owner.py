@@ -181,6 +181,8 @@ class Owner:
         self._wake: asyncio.Future[None] | None = None
         self._stopping = False
         self._prove_now = False
+        self._seen_at = 0.0
+        """When, in the loop's time, the end of the journal was last seen."""
         self._meetings: list[asyncio.Future[Moment]] = []
         """Who waits for the end of a batch."""
         self._loop = asyncio.get_running_loop()
@@ -482,7 +484,7 @@ class Owner:
             head = Head(self.number, *appender.next)  # a pass may follow in the same append
             await self._append(shard.state.now, encoded)
         else:
-            await appender.prove()
+            await self._prove(appender)
             self._tally.barriers += 1
             head = Head(self.number, *appender.position)
         self.proven_at = self._loop.time()
@@ -495,12 +497,21 @@ class Owner:
                 waiter.answer_all(index, answers[start : start + len(commands)], head)
             start += len(commands)
 
+    async def _prove(self, appender: Appender) -> None:
+        """The shard is ours; and now and then: its journal is still there."""
+        now = self._loop.time()
+        thoroughly = now - self._seen_at > limits.PROVE_SECONDS
+        if thoroughly:
+            self._seen_at = now
+        await appender.prove(thoroughly=thoroughly)
+
     async def _append(self, stamp: int, events: list[bytes]) -> None:
         assert self.appender is not None
         assert self.snapshotter is not None
         tally = self._tally
         before = monotonic()  # uvloop's own time goes by in milliseconds
         written = await self.appender.append(stamp, events)
+        self._seen_at = self._loop.time()
         elapsed = monotonic() - before
         self.snapshotter.note(len(events), written)
         tally.appends += 1

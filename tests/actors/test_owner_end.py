@@ -319,3 +319,15 @@ async def test_a_bug_costs_one_owner(trial: Trial) -> None:
     assert stood == trial.store.positions()
     other = await trial.serve()
     assert Status.OK is (await other.ask(reserve("a"))).status
+
+
+@timeless
+async def test_who_only_reads_notices_that_the_journal_is_gone(trial: Trial) -> None:
+    """Nothing stands after our last record where nothing stands at all: that is looked at, too."""
+    life = await trial.serve()
+    await life.ask(receive(2))
+    trial.store.drop(0)
+    await life.idle(3 * limits.PROVE_SECONDS)
+
+    assert Phase.FAILED is life.owner.phase
+    assert "the journal is gone" in life.owner.reason

@@ -139,6 +139,11 @@ class SimulatedServer:
         """The file is gone; an empty one is served."""
         self.restore(0)
 
+    def flush(self) -> None:
+        """Somebody else deletes all there is; the process goes on."""
+        if keys := tuple(self._store.keys):
+            self.change(Unlink(keys))
+
     def _end(self, survive: int) -> None:
         """No process any more, and `survive` effects left."""
         self.serving = False

@@ -37,10 +37,11 @@ class Kind(Enum):
     SEIZE = "two owners"
     OLDER = "server comes back older"
     EMPTY = "server comes back empty"
+    FLUSHED = "somebody empties the server"
     KILL_ALL = "kill everything"
 
 
-LOSSY: Final[tuple[Kind, ...]] = (Kind.OLDER, Kind.EMPTY)
+LOSSY: Final[tuple[Kind, ...]] = (Kind.OLDER, Kind.EMPTY, Kind.FLUSHED)
 
 
 class Fault(NamedTuple):

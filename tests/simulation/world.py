@@ -49,7 +49,7 @@ from tests.simulation.nodes import (
 )
 from tests.simulation.patch import patched
 from tests.simulation.redis_server import SimulatedServer
-from tests.simulation.redis_store import Append, Stream
+from tests.simulation.redis_store import Append, Stream, Unlink
 from tests.simulation.registrar import Registrar
 from tests.simulation.scenario import Fault, Kind, Scenario
 from tests.simulation.workload import Step, final_reads
@@ -209,6 +209,10 @@ class World:
             if isinstance(effect, Append):
                 entry = Position(*effect.id), effect.record
                 history.lineage.setdefault(_shard_of(effect.key), []).append(entry)
+            elif isinstance(effect, Unlink):
+                for shard in range(history.shards):
+                    if journal_key(shard).encode() in effect.keys:
+                        history.lineage.pop(shard, None)
         violations = self.bugs + alarms + list(self._not_archived()) or judge(history)
         return Outcome(
             violations,
@@ -337,6 +341,9 @@ class World:
                 self._server_down(
                     fault, lambda: self.server.restore(one % (self.server.durable + 1))
                 )
+            case Kind.FLUSHED:
+                if self.server.serving:
+                    self.server.flush()
             case Kind.EMPTY:
                 self._server_down(fault, lambda: self.server.wipe())
             case Kind.KILL_ALL:
