@@ -316,6 +316,7 @@ class Owner:
             floors,
             self._note_progress,
         )
+        self._check_marks_again(found)
         self.shard = found.shard
         self._clock = self._clock_from(max(self.shard.state.now, claimed_at))
         pointer = found.generations[-1] if found.generations else START
@@ -371,6 +372,16 @@ class Owner:
         )
         self.snapshotter.note(found.events, found.written)
         self.snapshotter.clean_up(found.begun)
+
+    def _check_marks_again(self, found: Recovered) -> None:
+        """A claim may have waited for the journal, and the owner before gone on meanwhile: what it
+        has marked until it was fenced must be there as well."""
+        mark = self._marks.read(self.number)
+        if mark is not None and found.last_position < mark.position < Position(self.epoch, 0):
+            raise RegressedError(
+                f"shard {self.number}: ends at {found.last_position}, {mark.position} was"
+                " acknowledged meanwhile"
+            )
 
     def _make_shard(self) -> Shard:
         return Shard(self.number, self._ownership.shards, self._ownership.remembered_max)

@@ -111,8 +111,11 @@ class Judge:
         return self.violations
 
     def _may_lack(self, shard: int) -> bool:
-        """Whether the shard has stopped for a reason, and so may lack what it has answered."""
+        """Whether the shard has stopped for a reason, and so may lack what it has answered; or is
+        served because nobody could tell."""
         history = self.history
+        if history.lossy and shard in history.unknowable:
+            return True
         return shard in history.stopped and (history.lossy or shard in history.damaged)
 
     # --- the journal ---

@@ -85,3 +85,5 @@ class History:
     """The server has gone back in time, or came back empty, at some moment."""
     damaged: set[int] = field(default_factory=set)
     """Shards of which the world has spoilt a record, a chunk or a mark: they may stop."""
+    unknowable: set[int] = field(default_factory=set)
+    """Shards that were opened without what was lost, when nobody who could have told was left."""

@@ -186,7 +186,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
                             callback(*handle.args)
                         except Exception as error:
                             self._on_bug(f"{self.name}: {callback!r} raised {error!r}")
-                        if not self.alive or self.frozen:
+                        if not self.alive:  # it has killed itself
                             return
                 if not ready:
                     return

@@ -26,6 +26,7 @@ from actors.journal import JournalError, RedisJournal
 from actors.marks import Mark, Marks
 from actors.pending import Pending, Single
 from actors.recovery import Floor
+from engine.codec import Position
 from engine.messages import Answer, Head, Request, Response, Statistics
 from engine.scope import OPERATOR, Scope
 from gateway.client import Client, Unavailable
@@ -170,10 +171,24 @@ class ServerNode(Node):
 # --- hosts -----------------------------------------------------------------------------------
 
 
+class MarksDisk(dict[int, Mark]):
+    """What the disk says of each shard, and when it came to say what."""
+
+    def __init__(self, time: Time) -> None:
+        super().__init__()
+        self.written: list[tuple[int, int, Position]] = []
+        """When, of which shard, up to where."""
+        self._time = time
+
+    def __setitem__(self, shard: int, mark: Mark) -> None:
+        super().__setitem__(shard, mark)
+        self.written.append((self._time.now, shard, mark.position))
+
+
 class SimulatedMarks(Marks):
     """Marks on a disk that hosts share; what was noted and not written dies with its process."""
 
-    def __init__(self, disk: dict[int, Mark]) -> None:
+    def __init__(self, disk: MarksDisk) -> None:
         super().__init__(Path("/nowhere"))
         self._disk = disk
 
@@ -279,7 +294,7 @@ class HostNode(Node):
         time: Time,
         history: History,
         settings: Settings,
-        disk: dict[int, Mark],
+        disk: MarksDisk,
         archive_disk: MemoryDisk | None,
         random: Random,
         on_change: Callable[["HostNode"], None],

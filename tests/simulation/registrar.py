@@ -10,6 +10,7 @@ from random import Random
 from typing import Final
 
 from actors.recovery import Floor
+from engine.codec import Position
 from tests.simulation.loop import SECOND, Time
 from tests.simulation.nodes import GatewayNode, HostNode
 
@@ -44,6 +45,8 @@ class Registrar:
         self._frozen_since: dict[str, int] = {}
         self._is_noticed = False
         self.stopped: dict[int, str] = {}
+        self.told: list[tuple[int, int, Position]] = []
+        """Floors that came with assignments: when, of which shard, up to where."""
         self.alarms: dict[str, None] = {}
         """What auditors have found, each once."""
 
@@ -131,6 +134,8 @@ class Registrar:
     def give_to(self, shard: int, host: HostNode) -> None:
         """Assign, whoever else may have it."""
         self._given[shard] = host, host.incarnation, self._time.now
+        if shard in self._floors:
+            self.told.append((self._time.now, shard, self._floors[shard].position))
         host.assign(shard, self._floors.get(shard))
 
     def seize(self, draws: tuple[int, int]) -> None:

@@ -122,8 +122,8 @@ def draw(seed: int) -> Scenario:
     )
     scenario.fsync_ns = random.choice((50_000, 500_000, 5_000_000))
     scenario.tuning = _tuning(random)
-    horizon = random.choice((1, 2, 2, 4)) * SECOND
-    scenario.lives = random.choice((2, 3, 5, 5, 8, 8, 20))
+    horizon = random.choice((1, 2, 2, 4)) * SECOND // 2
+    scenario.lives = random.choice((1, 2, 2, 3, 3, 4, 6, 12))
     workload = Workload(random, scenario.shards, scenario.clients, horizon, scenario.lives)
     scenario.skus = workload.skus
     scenario.steps = workload.draw()

@@ -27,11 +27,10 @@ from actors import recovery
 from actors.archive import Archive
 from actors.config import Settings
 from actors.journal import journal_key
-from actors.marks import Mark
 from actors.owner import Phase
 from engine import limits, maps
-from engine.codec import Position
-from engine.messages import Command, Status
+from engine.codec import START, Position, decode_record
+from engine.messages import Command, Opened, Status
 from gateway.lane import is_repeatable
 from tests.simulation.checker import judge
 from tests.simulation.disk import MemoryDisk
@@ -44,6 +43,7 @@ from tests.simulation.nodes import (
     ClientNode,
     GatewayNode,
     HostNode,
+    MarksDisk,
     Node,
     ServerNode,
 )
@@ -54,7 +54,7 @@ from tests.simulation.registrar import Registrar
 from tests.simulation.scenario import Fault, Kind, Scenario
 from tests.simulation.workload import Step, final_reads
 
-START: Final = 1_700_000_000 * SECOND
+EPOCH: Final = 1_700_000_000 * SECOND
 """What wall clocks say when a world begins."""
 ROOM: Final = 1 << 30
 HEALING: Final = 40 * SECOND
@@ -90,7 +90,7 @@ class World:
         self.net = Network(self.time, self.random, Weather(self.random, *scenario.weather))
         self.server = SimulatedServer(maxmemory=ROOM)
         self.server.on_stored = self._stored
-        self.disk: dict[int, Mark] = {}
+        self.disk = MarksDisk(self.time)
         self.archive_disk = MemoryDisk() if scenario.archives else None
         self.node = ServerNode(self._make_loop, self.net, self.server, self.random)
         self.node.fsync_ns = scenario.fsync_ns
@@ -155,7 +155,7 @@ class World:
         pace = self.random.choice(PACES)
         loop: SimulatedLoop = MAKE_LOOP(name, self.time, self.net, pace, self.bugs.append)
         self._loops.append(loop)
-        loop.origin = START
+        loop.origin = EPOCH
         loop.monotonic_offset = self.random.randrange(SECOND)
         return loop
 
@@ -187,6 +187,8 @@ class World:
         self.time.run(max(ends, default=0) + SECOND // 100)
         self._heal()
         if not self.bugs and self._comes_back():
+            if self.scenario.lossy:  # whoever has not noticed it yet gets the time to
+                self.time.run(self.time.now + 3 * SECOND)
             self._ask_again()
             self._look_at_everything()
             self._take_digests()
@@ -201,6 +203,7 @@ class World:
 
     def _judge(self) -> Outcome:
         history = self.history
+        history.unknowable = self._unknowable()
         alarms = [f"an auditor's alarm: {alarm}" for alarm in self.registrar.alarms]
         if history.lossy:
             alarms = []  # they may be right
@@ -222,6 +225,26 @@ class World:
             self.time.steps,
             history,
         )
+
+    def _unknowable(self) -> set[int]:
+        """Shards that somebody opened without what was lost before, when neither a mark nor a floor
+        told of it."""
+        told = self.disk.written + self.registrar.told
+        newest: dict[int, Position] = {}
+        found: set[int] = set()
+        for stored in self.history.stored:
+            shard, position = stored.shard, stored.position
+            if position.sequence == 1 and position.epoch:
+                event = decode_record(stored.record, shard, position).events[0]
+                assert isinstance(event, Opened)
+                reached = Position(event.previous_epoch, event.previous_sequence)
+                known = [where for at, of, where in told if of == shard and at <= stored.at]
+                lost = newest.get(shard, START) > reached
+                if lost and max(known, default=START) <= reached:
+                    found.add(shard)
+            if position.sequence:
+                newest[shard] = max(newest.get(shard, START), position)
+        return found
 
     def _stream(self, shard: int) -> set[tuple[Position, bytes]]:
         stream = self.server.key(journal_key(shard).encode())
@@ -300,7 +323,7 @@ class World:
     def _take_digests(self) -> None:
         """Of every shard, as it lives: between two batches."""
         wanted = set(range(self.scenario.shards)) - set(self.registrar.stopped)
-        self._until(lambda: all(self._digest(shard) is not None for shard in wanted), SECOND)
+        self._until(lambda: all(self._digest(shard) is not None for shard in wanted), 9 * SECOND)
         for shard in wanted:
             digest = self._digest(shard)
             if digest is not None:
