@@ -13,6 +13,9 @@ At most one append is on its way, and a batch that has its position never change
 copy of it arrives first is the same. What is read back from a server process that is new counts
 only once it has taken a further append: it may not have made durable what it merely remembered.
 
+A server process that went back in time may also have forgotten the claim that fenced us. So whoever
+finds a new one asks the marks first whether anybody has come after us.
+
 The ring keeps recent acknowledged records as long as their bytes fit. If Redis comes back without
 them (an older copy, a failover, a torn tail), they are sent again, under their own ids; if the ring
 does not reach back that far, the shard stops.
@@ -20,7 +23,7 @@ does not reach back that far, the shard stops.
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from actors.journal import BusyError, Entry, Journal, LostError, MissingError, RefusedError
@@ -52,9 +55,11 @@ class Appender:
         before_checksum: int,
         pointer: Position,
         run_id: str,
+        marked: Callable[[], Position | None] = lambda: None,
     ) -> None:
         """`claim`: our own, the last record; `before`: the record before it and its checksum;
-        `pointer`: newest snapshot; `run_id`: of the server process before the claim was made."""
+        `pointer`: newest snapshot; `run_id`: of the server process before the claim was made;
+        `marked`: the newest record that is known to be acknowledged, whoever wrote it."""
         self._journal = journal
         self._shard = shard
         self.position = claim.position
@@ -62,6 +67,7 @@ class Appender:
         self.checksum = checksum_of(claim.record)
         self.pointer = pointer
         self._run_id = run_id
+        self._marked = marked
         self._ring: deque[Entry] = deque([claim])
         self._ring_bytes = len(claim.record)
         self._before_ring = (before, before_checksum)
@@ -142,6 +148,8 @@ class Appender:
         refused: tuple[Position, str] | None = None
         while True:
             last, run_id = await self._last()
+            if run_id != self._run_id:
+                self._check_marked()
             if sent is not None and last == sent:
                 self._run_id = run_id
                 return True
@@ -157,6 +165,13 @@ class Appender:
                 )
             if not await self._give_back(last.position, run_id):
                 refused = last.position, run_id
+
+    def _check_marked(self) -> None:
+        """Raise FencedError if a newer owner is known to have been acknowledged: a server that went
+        back in time may have forgotten by whom we were fenced."""
+        marked = self._marked()
+        if marked is not None and marked.epoch > self.position.epoch:
+            raise FencedError(f"shard {self._shard}: {marked} was acknowledged, though it is gone")
 
     async def _last(self) -> tuple[Entry, str]:
         """The stream's last entry, and the server process that said so."""

@@ -328,6 +328,7 @@ class Owner:
             found.last_checksum,
             pointer,
             run_id,
+            self._marked,
         )
         self._look_after(found, self.appender)
         stamp = self._clock.now()
@@ -376,12 +377,17 @@ class Owner:
     def _check_marks_again(self, found: Recovered) -> None:
         """A claim may have waited for the journal, and the owner before gone on meanwhile: what it
         has marked until it was fenced must be there as well."""
-        mark = self._marks.read(self.number)
-        if mark is not None and found.last_position < mark.position < Position(self.epoch, 0):
+        marked = self._marked()
+        if marked is not None and found.last_position < marked:
             raise RegressedError(
-                f"shard {self.number}: ends at {found.last_position}, {mark.position} was"
-                " acknowledged meanwhile"
+                f"shard {self.number}: ends at {found.last_position}, {marked} was acknowledged"
+                " meanwhile"
             )
+
+    def _marked(self) -> Position | None:
+        """The newest record that a mark tells of."""
+        mark = self._marks.read(self.number)
+        return None if mark is None else mark.position
 
     def _make_shard(self) -> Shard:
         return Shard(self.number, self._ownership.shards, self._ownership.remembered_max)

@@ -158,7 +158,8 @@ async def claim(
     if last is None:
         if floors:
             raise RegressedError(
-                f"shard {number}: no journal, though {max(floors).position} was acknowledged"
+                f"shard {number}: no journal, though"
+                f" {max(floor.position for floor in floors)} was acknowledged"
             )
         await _begin(journal, number, shards, cluster_id, stamp)
         last = await _newest(journal, number)

@@ -29,8 +29,8 @@ from actors.config import Settings
 from actors.journal import journal_key
 from actors.owner import Phase
 from engine import limits, maps
-from engine.codec import START, Position, decode_record
-from engine.messages import Command, Opened, Status
+from engine.codec import Position
+from engine.messages import Command, Status
 from gateway.lane import is_repeatable
 from tests.simulation.checker import judge
 from tests.simulation.disk import MemoryDisk
@@ -203,7 +203,6 @@ class World:
 
     def _judge(self) -> Outcome:
         history = self.history
-        history.unknowable = self._unknowable()
         alarms = [f"an auditor's alarm: {alarm}" for alarm in self.registrar.alarms]
         if history.lossy:
             alarms = []  # they may be right
@@ -216,6 +215,8 @@ class World:
                 for shard in range(history.shards):
                     if journal_key(shard).encode() in effect.keys:
                         history.lineage.pop(shard, None)
+        if history.lossy:
+            history.unknowable = self._unknowable()
         violations = self.bugs + alarms + list(self._not_archived()) or judge(history)
         return Outcome(
             violations,
@@ -230,20 +231,25 @@ class World:
         """Shards that somebody opened without what was lost before, when neither a mark nor a floor
         told of it."""
         told = self.disk.written + self.registrar.told
-        newest: dict[int, Position] = {}
         found: set[int] = set()
-        for stored in self.history.stored:
+        openings: list[tuple[int, Stored]] = []
+        for number, stored in enumerate(self.history.stored):
+            if stored.position.sequence == 1 and stored.position.epoch:
+                openings.append((number, stored))
+        for number, stored in enumerate(self.history.stored):
             shard, position = stored.shard, stored.position
-            if position.sequence == 1 and position.epoch:
-                event = decode_record(stored.record, shard, position).events[0]
-                assert isinstance(event, Opened)
-                reached = Position(event.previous_epoch, event.previous_sequence)
-                known = [where for at, of, where in told if of == shard and at <= stored.at]
-                lost = newest.get(shard, START) > reached
-                if lost and max(known, default=START) <= reached:
-                    found.add(shard)
-            if position.sequence:
-                newest[shard] = max(newest.get(shard, START), position)
+            if (position, stored.record) in self.history.lineage.get(shard, ()):
+                continue
+            opened_at = next(
+                (each.at for at, each in openings if at > number and each.shard == shard), None
+            )
+            knew = any(
+                of == shard and where.epoch == position.epoch and where >= position
+                for at, of, where in told
+                if opened_at is not None and at <= opened_at
+            )
+            if opened_at is not None and not knew:
+                found.add(shard)
         return found
 
     def _stream(self, shard: int) -> set[tuple[Position, bytes]]:
