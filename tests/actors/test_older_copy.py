@@ -5,9 +5,11 @@ import asyncio
 import pytest
 
 from actors.journal import chunk_key
+from actors.marks import Marks
+from actors.owner import Phase
 from engine import limits
 from engine.codec import Position
-from engine.messages import SnapshotTaken
+from engine.messages import SnapshotTaken, Status
 from engine.snapshot import chunk_name
 from tests.actors.trial import BUSY, Life, Trial, receive, timeless
 
@@ -135,3 +137,46 @@ async def test_one_is_announced_while_another_is_looked_at(
     life = await trial.serve()
 
     assert trial.lived() == life.owner.shard.digest()
+
+
+# --- who else knows --------------------------------------------------------------------------
+
+
+async def mark(trial: Trial, position: Position) -> None:
+    """Somebody notes that this was acknowledged."""
+    marks = Marks(trial.directory)
+    marks.note(0, position, 7)
+    await marks.write()
+
+
+@timeless
+async def test_the_claim_that_fenced_us_is_forgotten(trial: Trial) -> None:
+    """An owner that was replaced does not go on because the server has forgotten its successor."""
+    life = await trial.serve()
+    await life.ask(receive(1))
+    copy = Copy(trial)
+    await trial.claim()
+    await mark(trial, Position(2, 1))
+    copy.restore()
+    waiting = life.send(receive(1))
+
+    assert Phase.FENCED is await life.ended()
+    assert "2-1 was acknowledged, though it is gone" in life.owner.reason
+    assert Status.OUTCOME_UNKNOWN is waiting.status
+
+
+@timeless
+async def test_what_was_acknowledged_while_a_claim_waited(trial: Trial) -> None:
+    """A claim that the server takes late is held against what the owner before marked till then."""
+    await trial.live(1)
+    ended = trial.last.position
+    journal = trial.journal()
+    journal.freeze()
+    life = trial.begin(journal)
+    await asyncio.sleep(1)
+    await mark(trial, Position(ended.epoch, ended.sequence + 3))
+    journal.thaw()
+
+    assert Phase.FAILED is await life.ended()
+    assert f"ends at {ended}" in life.owner.reason
+    assert "was acknowledged meanwhile" in life.owner.reason

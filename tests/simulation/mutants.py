@@ -6,19 +6,29 @@ must then find a world in which it shows. A bug that nothing finds is a hole in 
 """
 
 import asyncio
+import heapq
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
 import msgspec
 
-from actors import appender, clock, journal, owner, recovery, redis_wire, snapshotter
+from actors import (
+    appender,
+    clock,
+    journal,
+    owner,
+    pending,
+    recovery,
+    redis_wire,
+    snapshotter,
+)
 from actors.patience import patiently
 from actors.pending import NOT_DONE
+from engine import limits, reservation_rules, shard, snapshot, state, stock
 from engine import reservation as holds
-from engine import reservation_rules, shard, snapshot, state, stock
 from engine.codec import Position, encode_record
-from engine.messages import Answer, Extended, Head, Part, State, Status
+from engine.messages import Answer, Expired, Extended, Head, Part, State, Status
 from gateway import client, lane, router
 from tests.simulation.patch import Place, patched
 
@@ -443,3 +453,73 @@ def _() -> list[Place]:
         self._finish(ticket, Answer(status))
 
     return [(router.Router, "_give_up", give_up)]
+
+
+# --- what was once so ------------------------------------------------------------------------
+#
+# Found by the simulator in the product itself, and mended: planted again, to be found again.
+
+
+@_mutant("once: a claim's stamp is no time")
+def _() -> list[Place]:
+    honest = owner.Owner._look_after
+
+    def look_after(self: Any, found: Any, end: Any) -> None:
+        self._clock = self._clock_from(self.shard.state.now)
+        honest(self, found, end)
+
+    return [(owner.Owner, "_look_after", look_after)]
+
+
+@_mutant("once: a client forgets its doubt when it is refused")
+def _() -> list[Place]:
+    return [(client, "_NOT_APPLIED", frozenset({Status.NOT_DONE}))]
+
+
+@_mutant("once: an extended hold expires at its old place in the queue")
+def _() -> list[Place]:
+    def sweep(self: Any) -> None:
+        state, soon = self.state, self._soon
+        for name in state.deadlines.take(state.now + limits.SECOND_US, limits.SWEEP_PER_BATCH_MAX):
+            self._await_deadline(name)
+        while soon and soon[0][0] <= state.now:
+            _, name = heapq.heappop(soon)
+            packed = state.reservations.get(name)
+            if packed is None or not holds.is_reserved(packed):
+                continue
+            if state.deadline(holds.unpack(packed)) <= state.now:
+                self._batch.do(Expired(name))
+            else:
+                self._await_deadline(name)
+
+    return [(shard.Shard, "_sweep", sweep)]
+
+
+@_mutant("once: marks are looked at before a claim, and not again")
+def _() -> list[Place]:
+    return [(owner.Owner, "_check_marks_again", lambda self, found: None)]
+
+
+@_mutant("once: who was fenced goes on when the server has forgotten it")
+def _() -> list[Place]:
+    return [(appender.Appender, "_check_marked", lambda self: None)]
+
+
+@_mutant("once: who only reads does not notice that the journal is gone")
+def _() -> list[Place]:
+    async def prove(self: Any, end: Any) -> None:
+        await end.prove()
+
+    return [(owner.Owner, "_prove", prove)]
+
+
+@_mutant("once: an answer of several shards rests on a record of one")
+def _() -> list[Place]:
+    def answer(self: Any, index: int, answer: Answer, head: Head | None = None) -> None:
+        if index not in self._answers:
+            self._answers[index] = answer
+            if len(self._answers) == self._missing:
+                combined = self._combine(list(self._answers.values()))
+                self._pending.answer(self._index, combined, head)
+
+    return [(pending.Gathered, "answer", answer)]
