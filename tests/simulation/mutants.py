@@ -81,7 +81,7 @@ def _() -> list[Place]:
         except appender.FencedError:
             return False
 
-    async def prove(self: Any) -> None:
+    async def prove(self: Any, **_: Any) -> None:
         return
 
     return [(appender.Appender, "_place", place), (appender.Appender, "prove", prove)]
@@ -89,7 +89,7 @@ def _() -> list[Place]:
 
 @_mutant("no read barrier")
 def _() -> list[Place]:
-    async def prove(self: Any) -> None:
+    async def prove(self: Any, **_: Any) -> None:
         return
 
     return [(appender.Appender, "prove", prove)]

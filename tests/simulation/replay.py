@@ -71,6 +71,7 @@ class Replay:
         there was as of it; `stored_at`: when it was durable; `settled_at`: since when for good."""
         self.shard = shard
         self.model = QuickModel(shard, history.shards)
+        self._lossy = history.lossy
         self.violations: list[str] = []
         entries = history.lineage.get(shard, [])
         self.lineage = Lineage(shard, history.shards, entries, stored_at, settled_at)
@@ -404,7 +405,7 @@ class Replay:
         found: object
         if isinstance(body, AuditView):
             drift, findings = body.drift, body.findings
-            if self._history.lossy:  # what is stored may lack something; memory may not
+            if self._lossy:  # what is stored may lack something; memory may not
                 drift, findings = drift - body.damage, []
             expected = (*map(sum, model.totals()), 0, [])
             found = (body.on_hand, body.reserved, body.allocated, drift, findings)
