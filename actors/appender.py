@@ -96,14 +96,38 @@ class Appender:
             await self.append(stamp, [Passed()])
         return len(record)
 
-    async def prove(self, *, thoroughly: bool = False) -> None:
-        """Prove that nobody has claimed the shard up to now. Raises as `append` does.
+    async def look(self) -> None:
+        """See that the stream ends with our last records. Raises as `append` does.
 
-        Nothing stands after our last record in a stream that has vanished, either: whoever asks
-        `thoroughly` wants to see that record itself, which costs its bytes.
+        Ids alone do not tell: nothing stands after our last record in a stream that has vanished,
+        and one that somebody has begun anew takes our next.
         """
-        if thoroughly:
-            await self._look(None)
+        while True:
+            if self._journal.run_id != self._run_id:
+                await self._look(None)
+            try:
+                entries = await self._journal.read(self._shard, self.position, 2, newest=True)
+            except (BusyError, LostError):
+                await self._look(None)
+                continue
+            if not entries or entries[0].position != self.position:
+                await self._look(None)
+                continue
+            self._recognise(entries[0])
+            if len(entries) == 2 and checksum_of(entries[1].record) != self._checksum_before:
+                raise RegressedError(
+                    f"shard {self._shard}: another's {entries[1].position} stands before"
+                    f" {self.position}"
+                )
+            return
+
+    @property
+    def _checksum_before(self) -> int:
+        """Of the record before the last."""
+        return checksum_of(self._ring[-2].record) if len(self._ring) > 1 else self._before_ring[1]
+
+    async def prove(self) -> None:
+        """Prove that nobody has claimed the shard up to now. Raises as `append` does."""
         while True:
             if self._journal.run_id != self._run_id:
                 await self._look(None)

@@ -342,7 +342,7 @@ class Owner:
         )
         self.shard.replay(stamp, [event])
         await self.appender.append(stamp, [event])
-        self.proven_at = self._loop.time()
+        self.proven_at = self._seen_at = self._loop.time()
         self._turn(Phase.LEAVING if self._stopping else Phase.SERVING)
         _log.info(
             "shard_opened",
@@ -407,6 +407,7 @@ class Owner:
                 self._wake = None
                 continue
             self._prove_now = False
+            await self._look()
             meetings, self._meetings = self._meetings, []
             shard.begin(clock.now())
             await self._batch(self._execute())
@@ -501,7 +502,7 @@ class Owner:
             head = Head(self.number, *appender.next)  # a pass may follow in the same append
             await self._append(shard.state.now, encoded)
         else:
-            await self._prove(appender)
+            await appender.prove()
             self._tally.barriers += 1
             head = Head(self.number, *appender.position)
         self.proven_at = self._loop.time()
@@ -514,13 +515,13 @@ class Owner:
                 waiter.answer_all(index, answers[start : start + len(commands)], head)
             start += len(commands)
 
-    async def _prove(self, appender: Appender) -> None:
-        """The shard is ours; and now and then: its journal is still there."""
+    async def _look(self) -> None:
+        """Now and then: the journal is still there, and ends as it should."""
+        assert self.appender is not None
         now = self._loop.time()
-        thoroughly = now - self._seen_at > limits.PROVE_SECONDS
-        if thoroughly:
+        if now - self._seen_at > limits.PROVE_SECONDS:
             self._seen_at = now
-        await appender.prove(thoroughly=thoroughly)
+            await self.appender.look()
 
     async def _append(self, stamp: int, events: list[bytes]) -> None:
         assert self.appender is not None
@@ -528,7 +529,6 @@ class Owner:
         tally = self._tally
         before = monotonic()  # uvloop's own time goes by in milliseconds
         written = await self.appender.append(stamp, events)
-        self._seen_at = self._loop.time()
         elapsed = monotonic() - before
         self.snapshotter.note(len(events), written)
         tally.appends += 1

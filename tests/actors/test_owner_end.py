@@ -331,3 +331,17 @@ async def test_who_only_reads_notices_that_the_journal_is_gone(trial: Trial) -> 
 
     assert Phase.FAILED is life.owner.phase
     assert "the journal is gone" in life.owner.reason
+
+
+@timeless
+async def test_a_journal_that_was_begun_anew_under_its_owner(trial: Trial) -> None:
+    """The next id is still free there, and yet it is another's journal."""
+    life = await trial.serve()
+    await life.ask(receive(1))
+    trial.store.drop(0)
+    await trial.claim()
+    await life.ask(receive(1))
+    await life.idle(3 * limits.PROVE_SECONDS)
+
+    assert Phase.FAILED is life.owner.phase
+    assert "another's 1-0 stands before 1-3" in life.owner.reason

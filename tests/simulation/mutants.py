@@ -505,12 +505,12 @@ def _() -> list[Place]:
     return [(appender.Appender, "_check_marked", lambda self: None)]
 
 
-@_mutant("once: who only reads does not notice that the journal is gone")
+@_mutant("once: nobody looks whether the journal is still there, and still ours")
 def _() -> list[Place]:
-    async def prove(self: Any, end: Any) -> None:
-        await end.prove()
+    async def look(self: Any) -> None:
+        return
 
-    return [(owner.Owner, "_prove", prove)]
+    return [(owner.Owner, "_look", look)]
 
 
 @_mutant("once: an answer of several shards rests on a record of one")
