@@ -495,11 +495,6 @@ def _() -> list[Place]:
     return [(shard.Shard, "_sweep", sweep)]
 
 
-@_mutant("once: marks are looked at before a claim, and not again")
-def _() -> list[Place]:
-    return [(owner.Owner, "_check_marks_again", lambda self, found: None)]
-
-
 @_mutant("once: who was fenced goes on when the server has forgotten it")
 def _() -> list[Place]:
     return [(appender.Appender, "_check_marked", lambda self: None)]
