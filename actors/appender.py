@@ -102,24 +102,15 @@ class Appender:
         Ids alone do not tell: nothing stands after our last record in a stream that has vanished,
         and one that somebody has begun anew takes our next.
         """
-        while True:
-            if self._journal.run_id != self._run_id:
-                await self._look(None)
-            try:
-                entries = await self._journal.read(self._shard, self.position, 2, newest=True)
-            except (BusyError, LostError):
-                await self._look(None)
-                continue
-            if not entries or entries[0].position != self.position:
-                await self._look(None)
-                continue
-            self._recognise(entries[0])
-            if len(entries) == 2 and checksum_of(entries[1].record) != self._checksum_before:
-                raise RegressedError(
-                    f"shard {self._shard}: another's {entries[1].position} stands before"
-                    f" {self.position}"
-                )
+        newest, run_id = await self._newest(2)
+        if run_id != self._run_id or newest[0].position != self.position:
+            await self._look(None)
             return
+        self._recognise(newest[0])
+        if len(newest) == 2 and checksum_of(newest[1].record) != self._checksum_before:
+            raise RegressedError(
+                f"shard {self._shard}: another's {newest[1].position} stands before {self.position}"
+            )
 
     @property
     def _checksum_before(self) -> int:
@@ -171,7 +162,7 @@ class Appender:
         """See where the stream ends and bring it to where we are. Whether `sent` stands."""
         refused: tuple[Position, str] | None = None
         while True:
-            last, run_id = await self._last()
+            [last], run_id = await self._newest(1)
             if run_id != self._run_id:
                 self._check_marked()
             if sent is not None and last == sent:
@@ -197,13 +188,16 @@ class Appender:
         if marked is not None and marked.epoch > self.position.epoch:
             raise FencedError(f"shard {self._shard}: {marked} was acknowledged, though it is gone")
 
-    async def _last(self) -> tuple[Entry, str]:
-        """The stream's last entry, and the server process that said so."""
+    async def _newest(self, count: int) -> tuple[list[Entry], str]:
+        """The stream's last entries, newest first, and the server process that said so.
+
+        There is at least one, or RegressedError.
+        """
         delay = _BACKOFF_FIRST
         while True:
             run_id = self._journal.run_id
             try:
-                entries = await self._journal.read(self._shard, self.position, 1, newest=True)
+                entries = await self._journal.read(self._shard, self.position, count, newest=True)
             except (BusyError, LostError):
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, _BACKOFF_MAX)
@@ -212,7 +206,7 @@ class Appender:
                 continue
             if not entries:
                 raise RegressedError(f"shard {self._shard}: the journal is gone")
-            return entries[0], run_id
+            return entries, run_id
 
     def _recognise(self, last: Entry) -> None:
         """Raise RegressedError unless `last` is a record that we know, and after which the ring

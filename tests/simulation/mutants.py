@@ -118,7 +118,7 @@ def _() -> list[Place]:
     honest = appender.Appender._look
 
     async def look(self: Any, sent: Any) -> bool:
-        last, run_id = await self._last()
+        [last], run_id = await self._newest(1)
         if sent is None or last.position >= self.position:
             return await honest(self, sent)
         self._run_id = run_id
