@@ -21,8 +21,8 @@ CAUGHT: dict[str, int] = json.loads((HERE / "caught.json").read_text())
 """By which seed each planted bug was caught when all were last hunted."""
 SEARCH = 10_000
 RARE = "once: "
-"""Planted bugs whose names begin so show in few worlds, and have unit tests of their own: they are not
-searched for here, but by `python -m tests.simulation --mutants`."""
+"""Planted bugs whose names begin so show in few worlds, and have unit tests of their own: they are
+not searched for here, but by `python -m tests.simulation --mutants`."""
 CORPUS = [
     int(line.split("#")[0])
     for line in (HERE / "corpus.txt").read_text().splitlines()
