@@ -407,7 +407,8 @@ class Owner:
                 self._wake = None
                 continue
             self._prove_now = False
-            await self._look()
+            if self._loop.time() - self._seen_at > limits.PROVE_SECONDS:
+                await self._look()
             meetings, self._meetings = self._meetings, []
             shard.begin(clock.now())
             await self._batch(self._execute())
@@ -518,10 +519,8 @@ class Owner:
     async def _look(self) -> None:
         """Now and then: the journal is still there, and ends as it should."""
         assert self.appender is not None
-        now = self._loop.time()
-        if now - self._seen_at > limits.PROVE_SECONDS:
-            self._seen_at = now
-            await self.appender.look()
+        self._seen_at = self._loop.time()
+        await self.appender.look()
 
     async def _append(self, stamp: int, events: list[bytes]) -> None:
         assert self.appender is not None

@@ -69,7 +69,7 @@ def kept_if_it_fails() -> Iterator[str]:
         yield directory
     except UpError:
         raise
-    except BaseException:
+    except BaseException:  # an interruption, too, must not leave the directory behind
         shutil.rmtree(directory, ignore_errors=True)
         raise
     shutil.rmtree(directory, ignore_errors=True)

@@ -10,6 +10,7 @@ A node is a name; its process comes and goes. Here is only what `actors.host_pro
 """
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -49,7 +50,7 @@ ARCHIVE: Final = Path("/archive")
 MakeLoop = Callable[[str], SimulatedLoop]
 
 
-class Node:
+class Node(ABC):
     """A name, and the process that has it now."""
 
     def __init__(self, name: str, make_loop: MakeLoop) -> None:
@@ -84,9 +85,9 @@ class Node:
         if self.loop is not None:
             self.loop.thaw()
 
+    @abstractmethod
     def _begin(self, loop: SimulatedLoop) -> None:
         """What the new process does first."""
-        raise NotImplementedError
 
 
 # --- the server ------------------------------------------------------------------------------
