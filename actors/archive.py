@@ -141,10 +141,12 @@ class AnyArchive(Protocol):
         """Oldest first: those from which the records of `segments` can be replayed."""
 
     def read(self, segment: Segment) -> Iterator[Entry]:
-        """Its records, each proven before it is given. Raises CorruptArchiveError."""
+        """Its records, each proven before it is given. Raises CorruptArchiveError, and
+        FileNotFoundError if it was pruned."""
 
     def chunks(self, kept: Kept) -> Iterator[bytes]:
-        """Its chunks, each proven before it is given. Raises CorruptArchiveError."""
+        """Its chunks, each proven before it is given. Raises CorruptArchiveError, and
+        FileNotFoundError if it was pruned."""
 
     def prune(self, shard: int, now_us: int) -> int:
         """Remove what is kept long enough. How many files that were."""

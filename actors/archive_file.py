@@ -98,7 +98,8 @@ def _header(path: Path, file: BinaryIO, header: struct.Struct) -> tuple[Any, ...
 
 
 def read_items(disk: AnyDisk, path: Path, header: struct.Struct, bytes_max: int) -> Iterator[bytes]:
-    """The items of a file, none larger than `bytes_max`. Raises CorruptArchiveError.
+    """The items of a file, none larger than `bytes_max`. Raises CorruptArchiveError, and
+    FileNotFoundError, since to be pruned is no damage.
 
     What is wrong with the file as a whole is said after the last item, if not before.
     """
@@ -106,6 +107,8 @@ def read_items(disk: AnyDisk, path: Path, header: struct.Struct, bytes_max: int)
         with disk.open(path) as file:
             _header(path, file, header)
             yield from _cut(path, _Body(path, file), bytes_max)
+    except FileNotFoundError:
+        raise
     except OSError as error:
         reason = error.strerror or str(error)
         raise CorruptArchiveError(path, "file", f"cannot be read: {reason}") from error

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import Counter
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import msgspec
 import pytest
@@ -504,6 +505,47 @@ async def test_trimmed_while_it_is_read(trial: Trial, small_snapshots: None) -> 
             assert expected == await life.ask(question)
             journal.before = lambda name: None
             trial.store.entries()[:] = everything
+    await life.stop()
+
+
+class PruneAt:
+    """What is before a snapshot goes from a disk when a file of it is opened for the nth time."""
+
+    def __init__(self, trial: Trial, base: Position, opens: int) -> None:
+        self._disk, self._open, self._opens = trial.disk, trial.disk.open, opens
+        kept, segments = trial.archive.snapshots(0), trial.archive.segments(0)
+        self.gone = [each.path for each in kept if each.position < base]
+        self.gone += [each.path for each in segments if each.last <= base]
+
+    def open(self, path: Path) -> BinaryIO:
+        if not self._opens:
+            for each in self.gone:
+                self._disk.remove(each)
+        self._opens -= 1
+        return self._open(path)
+
+
+@timeless
+async def test_pruned_while_it_is_read(trial: Trial, small_snapshots: None) -> None:
+    """What is pruned under a question is not kept any more; nobody is told that it is damaged."""
+    trial.archive_snapshot_bytes = 4_000
+    chronicle = Chronicle(trial, 4)
+    life = await chronicle.serve()
+    await chronicle.live(life, 300)
+    base, files = trial.archive.snapshots(0)[1].position, dict(trial.disk.files)
+    statuses = set[Status]()
+    for moment in [each for each in chronicle.moments if each.position < base][4::20]:
+        question = GetStockAsOf("apple", position=moment.position)
+        expected = await life.ask(question)
+        for opens in (0, 1, 2, 3, 100):
+            prune = PruneAt(trial, base, opens)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(trial.disk, "open", prune.open)
+                answer = await life.ask(question)
+            statuses.add(answer.status)
+            assert answer == expected or f"begins with record {base}, of 2023" in detail(answer)
+            trial.disk.files.update(files)
+    assert {Status.OK, Status.HISTORY_NOT_KEPT} == statuses
     await life.stop()
 
 
