@@ -115,7 +115,7 @@ class BinaryServer:
         self.stalled_seconds = stalled_seconds
         self._connections_max = connections_max
         self._sweep_seconds = min(SWEEP_SECONDS, handshake_seconds, stalled_seconds)
-        self.connections: set[Connection] = set()
+        self.connections: dict[Connection, None] = {}
         self._listeners: list[asyncio.Server] = []
         self._paths: list[tuple[str, int]] = []
         self._unflushed: list[Connection] = []
@@ -187,13 +187,13 @@ class BinaryServer:
         if len(self.connections) >= self._connections_max:
             self.refused += 1
             return False
-        self.connections.add(connection)
+        self.connections[connection] = None
         self.accepted += 1
         return True
 
     def dismiss(self, connection: "Connection") -> None:
         """`connection` is gone."""
-        self.connections.discard(connection)
+        self.connections.pop(connection, None)
         if self._emptied is not None and not self.connections:
             self._emptied.set()
 

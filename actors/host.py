@@ -156,7 +156,7 @@ class Host:
         self._on_empty = on_empty
         self._clock_from = clock_from
         self._owners: dict[int, Owner] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], None] = {}
         self._broken: dict[int, int] = {}
         """How often each shard met a bug."""
         self._again: dict[int, list[Floor]] = {}
@@ -220,8 +220,8 @@ class Host:
 
     def _run(self, work: Coroutine[None, None, None]) -> None:
         task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = None
+        task.add_done_callback(self._tasks.pop)
 
     async def _look_after(self, owner: Owner, floors: list[Floor]) -> None:
         await owner.run(floors)
@@ -290,7 +290,7 @@ class Host:
             owner.stop()
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=limits.STOP_SECONDS_MAX)
-            for task in late:
+            for task in [each for each in self._tasks if each in late]:
                 task.cancel()
         if self._ticker is not None:
             self._ticker.cancel()

@@ -133,10 +133,11 @@ class Router:
         self._homes = HomeMemory()
         self._loop = asyncio.get_running_loop()
         self._scheduled: list[Lane] = []
-        self._busy: set[Lane] = set()
+        self._busy: dict[Lane, None] = {}
+        """In the order in which they became so: the same in every run, which a set's is not."""
         self._closed = False
         self._sweeper: asyncio.TimerHandle | None = None
-        self._searching: set[Ticket] = set()
+        self._searching: dict[Ticket, None] = {}
         self._in_flight = self._in_flight_bytes = 0
         self._answers = dict.fromkeys(Status, 0)
         self._frames = self._commands_sent = self._resends = self._searches = self._shed = 0
@@ -238,7 +239,7 @@ class Router:
         for lane in (*self._lanes, *self._hosts.values()):
             self._expire(lane, inf)
         while self._searching:
-            self._give_up(self._searching.pop())
+            self._give_up(self._searching.popitem()[0])
         for link in list(self._links.values()):
             await link.close()
         self._links.clear()
@@ -304,7 +305,7 @@ class Router:
         if not self._scheduled:
             self._loop.call_soon(self._pump_scheduled)
         self._scheduled.append(lane)
-        self._busy.add(lane)
+        self._busy[lane] = None
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
 
@@ -344,7 +345,7 @@ class Router:
                 self._reset(lane)
             self._pump(lane, now)
             if lane.idle:
-                self._busy.discard(lane)
+                self._busy.pop(lane)
         self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep) if self._busy else None
 
     def _expire(self, lane: Lane, now: float) -> None:
@@ -498,7 +499,7 @@ class Router:
         assert isinstance(command, (Find, *ABOUT_RESERVATION))
         ticket.hinted = False
         self._searches += 1
-        self._searching.add(ticket)
+        self._searching[ticket] = None
         search = Search(len(self._hosts), partial(self._searched, ticket))
         if not self._hosts:
             self._searched(ticket, search)
@@ -510,7 +511,7 @@ class Router:
 
     def _searched(self, ticket: Ticket, search: Search) -> None:
         """Every host has answered, or will not."""
-        self._searching.discard(ticket)
+        self._searching.pop(ticket, None)
         verdict = search.verdict(self.shards, {lane.shard for lane in self._lanes if lane.stopped})
         if verdict is Verdict.UNKNOWN:
             self._search_again(ticket)
@@ -534,10 +535,10 @@ class Router:
     def _search_again(self, ticket: Ticket) -> None:
         """Some shard was not heard from; while there is time, it may yet be."""
         if self._closed or self._loop.time() + SEARCH_PAUSE_SECONDS >= ticket.deadline:
-            self._searching.discard(ticket)
+            self._searching.pop(ticket, None)
             self._give_up(ticket)
         else:
-            self._searching.add(ticket)
+            self._searching[ticket] = None
             self._loop.call_later(SEARCH_PAUSE_SECONDS, self._search, ticket)
 
     def _send_home(self, ticket: Ticket, home: int) -> None:

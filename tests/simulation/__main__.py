@@ -42,7 +42,7 @@ def show(seed: int, smaller: bool) -> int:
         if smaller and outcome.violations:
             scenario, outcome = shrink(scenario, outcome)
     say(scenario.describe())
-    say(f"{outcome.commands} commands, {outcome.records} records, trace {outcome.trace}")
+    say(f"{outcome.commands} commands, {outcome.records} records, trace {outcome.trace()}")
     for violation in outcome.violations:
         say(f"VIOLATION: {violation}")
     return len(outcome.violations)

@@ -2,8 +2,8 @@
 
 Every scenario is a swarm of its own: which sizes, which faults, how bad the network is and how soon
 snapshots are due is drawn first, so that one seed is all about expiry and another all about zombies
-(Groce et al., "Swarm Testing", 2012). Most are small, because small worlds find what there is to
-find as well as large ones, and many more of them fit into a minute.
+(Groce et al., "Swarm Testing", 2012). Most are small, of one shard and a reservation or two,
+because small worlds find most of what there is to find, and many more of them fit into a minute.
 """
 
 from dataclasses import dataclass, field
@@ -41,7 +41,11 @@ class Kind(Enum):
     KILL_ALL = "kill everything"
 
 
+SMALL: Final = 0.75
+"""Share of worlds of one shard and a reservation or two."""
 LOSSY: Final[tuple[Kind, ...]] = (Kind.OLDER, Kind.EMPTY, Kind.FLUSHED)
+CONTESTED: Final[tuple[Kind, ...]] = (Kind.SEIZE, Kind.FREEZE_HOST, Kind.CUT, Kind.MOVE)
+"""What leaves two owners who both think they are the one: worst when the server loses data."""
 
 
 class Fault(NamedTuple):
@@ -106,12 +110,13 @@ def draw(seed: int) -> Scenario:
     """The scenario of a seed."""
     random = Random(seed)
     scenario = Scenario(seed)
-    scenario.shards = random.choice((1, 1, 2, 2, 3))
-    scenario.hosts = random.choice((1, 2, 2, 3))
-    scenario.gateways = random.choice((1, 1, 2))
-    scenario.clients = random.choice((1, 2, 3))
+    is_small = random.random() < SMALL
+    scenario.shards = 1 if is_small else random.choice((1, 2, 2, 3))
+    scenario.hosts = random.choice((1, 2) if is_small else (1, 2, 2, 3))
+    scenario.gateways = 1 if is_small else random.choice((1, 1, 2))
+    scenario.clients = random.choice((1, 2) if is_small else (1, 2, 3))
     scenario.straight = random.random() < (0.5 if scenario.hosts == 1 else 0.1)
-    scenario.archives = random.random() < 0.3
+    scenario.archives = random.random() < (0.15 if is_small else 0.3)
     scenario.deadline_ms = random.choice((300, 1_000, 2_500, 4_000))
     scenario.grace_us = random.choice((0, 200_000, 1_000_000))
     finished = random.choice((1, 3, 60)) * limits.SECOND_US
@@ -122,8 +127,8 @@ def draw(seed: int) -> Scenario:
     )
     scenario.fsync_ns = random.choice((50_000, 500_000, 5_000_000))
     scenario.tuning = _tuning(random)
-    horizon = random.choice((1, 2, 2, 4)) * SECOND // 2
-    scenario.lives = random.choice((1, 2, 2, 3, 3, 4, 6, 12))
+    horizon = random.choice((1, 2) if is_small else (1, 2, 2, 4)) * SECOND // 2
+    scenario.lives = random.choice((1, 1, 2, 3) if is_small else (1, 2, 2, 3, 3, 4, 6, 12))
     workload = Workload(random, scenario.shards, scenario.clients, horizon, scenario.lives)
     scenario.skus = workload.skus
     scenario.steps = workload.draw()
@@ -139,6 +144,7 @@ def _tuning(random: Random) -> dict[str, int | float]:
         "BUCKET_MASK": buckets - 1,
         "RECOVERY_PAGE": random.choice((1, 3, 64)),
         "TICK_SECONDS": 0.2,
+        "SWEEP_SECONDS": 0.04,
         "MEMORY_SECONDS": 1.0,
         "SNAPSHOT_AFTER_EVENTS": random.choice((4, 6, 12, 1_000)),
         "SNAPSHOT_SLICE_ENTRIES_MAX": random.choice((1, 2, 4_096)),
@@ -155,13 +161,20 @@ def _faults(random: Random, horizon: int) -> list[Fault]:
         return []
     usual: list[Kind] = [kind for kind in Kind if kind not in LOSSY]
     kinds = random.sample(usual, random.choice((1, 1, 2, 3, 5)))
-    if random.random() < 0.08:
+    if random.random() < 0.12:
         kinds.append(random.choice(LOSSY))
     found = []
     for kind in kinds:
         for _ in range(random.choice((1, 1, 2, 3))):
-            lasts = int(random.choice((0.01, 0.1, 0.5, 2.0, 3.5)) * SECOND * random.random())
-            draws = random.randrange(1 << 16), random.randrange(1 << 16)
-            found.append(Fault(random.randrange(horizon + SECOND // 2), kind, lasts, draws))
+            at = random.randrange(horizon + SECOND // 2)
+            found.append(_fault(random, at, kind))
+            if kind in LOSSY:
+                before = max(0, at - random.randrange(SECOND))
+                found.append(_fault(random, before, random.choice(CONTESTED)))
     found.sort(key=lambda fault: fault.at)
     return found
+
+
+def _fault(random: Random, at: int, kind: Kind) -> Fault:
+    lasts = int(random.choice((0.01, 0.1, 0.5, 2.0, 3.5)) * SECOND * random.random())
+    return Fault(at, kind, lasts, (random.randrange(1 << 16), random.randrange(1 << 16)))

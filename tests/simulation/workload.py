@@ -46,7 +46,8 @@ from tests.simulation.loop import SECOND
 PLACES: Final = ("north", "south", "west")
 POOLS: Final = ("few", "many")
 CHANNELS: Final = (None, "shop", "trade")
-TTLS: Final = (1, 1, 1, 2, 3, 600)
+TTLS: Final = ((1, 1, 1, 2, 3, 600), (1, 1, 1, 2, 3, 600), (1,), (1, 2))
+"""What is asked for in one world: where there is little choice, much falls due together."""
 
 
 class Step(NamedTuple):
@@ -97,6 +98,7 @@ class Workload:
         self._clients = clients
         self._horizon = horizon
         self._lives = lives
+        self._ttls = random.choice(TTLS)
         self.skus = skus_of(shards, random.choice((1, 1, 2)))
         self._steps: list[Step] = []
         self._keys = 0
@@ -180,12 +182,13 @@ class Workload:
         """One reservation, from its beginning to some end."""
         random = self._random
         lines = self._lines()
-        ttl = random.choice(TTLS)
+        ttl = random.choice(self._ttls)
         policy = random.choice((Policy.ALL, Policy.ALL, Policy.PARTIAL))
         self._add(at, Reserve(name, lines, random.choice(CHANNELS), ttl, policy))
         at = self._soon(at)
-        if self._chance(6):
-            self._add(at, Extend(name, random.choice((1, 2, 30)), self._home(lines)))
+        if self._chance(4):
+            longer = random.choice((*self._ttls, 30))
+            self._add(at, Extend(name, longer, self._home(lines)))
             at = self._soon(at)
         if self._chance(10):
             self._add(at, self._move(name, lines))
@@ -271,4 +274,4 @@ def final_reads(skus: list[str], shards: int, steps: list[Step]) -> list[Command
     return reads + [GetReservation(name, home) for name, home in homes.items()]
 
 
-assert max(TTLS) <= limits.TTL_SECONDS_MAX
+assert max(map(max, TTLS)) <= limits.TTL_SECONDS_MAX

@@ -16,7 +16,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import blake2b
 from random import Random
 from typing import Any, Final
@@ -31,6 +31,7 @@ from actors.owner import Phase
 from engine import limits, maps
 from engine.codec import GENESIS, Position, decode_record
 from engine.messages import Command, Opened, Status
+from gateway import router
 from gateway.lane import is_repeatable
 from tests.simulation.checker import judge
 from tests.simulation.disk import MemoryDisk
@@ -57,6 +58,8 @@ from tests.simulation.workload import Step, final_reads
 EPOCH: Final = 1_700_000_000 * SECOND
 """What wall clocks say when a world begins."""
 ROOM: Final = 1 << 30
+FEW: Final = 6
+"""Effects that a server has lost when it has lost little."""
 HEALING: Final = 40 * SECOND
 """In which everything must be served again."""
 MAKE_LOOP: Final[Any] = SimulatedLoop
@@ -68,13 +71,17 @@ PACES: Final = ((1_000,), (5_000, 1_000, 30_000), (200_000, 1_000, 1_000, 20_000
 class Outcome:
     """What came of a scenario."""
 
-    violations: list[str] = field(default_factory=list)
-    trace: str = ""
-    """The same for the same world."""
-    commands: int = 0
-    records: int = 0
-    steps: int = 0
-    history: History | None = None
+    violations: list[str]
+    commands: int
+    records: int
+    steps: int
+    history: History
+
+    def trace(self) -> str:
+        """A digest of all that happened: the same for the same world."""
+        history = self.history
+        happened = history.asked, history.told, history.given, history.stored
+        return blake2b(repr(happened).encode()).hexdigest()[:16]
 
 
 class World:
@@ -220,7 +227,6 @@ class World:
         violations = self.bugs + alarms + list(self._not_archived()) or judge(history)
         return Outcome(
             violations,
-            _trace(history),
             len(history.asked),
             sum(map(len, history.lineage.values())),
             self.time.steps,
@@ -397,9 +403,7 @@ class World:
             case Kind.FREEZE_SERVER:
                 self._frost(self.node, fault)
             case Kind.OLDER:
-                self._server_down(
-                    fault, lambda: self.server.restore(one % (self.server.durable + 1))
-                )
+                self._server_down(fault, lambda: self._restore(fault.draws))
             case Kind.FLUSHED:
                 if self.server.serving:
                     self.server.flush()
@@ -411,6 +415,25 @@ class World:
                 self._server_down(fault, lambda: self.server.start())
             case _:
                 self._strike_lightly(fault)
+
+    def _restore(self, draws: tuple[int, int]) -> None:
+        """The server comes back without what was stored last: a few effects, any number, or all
+        since a shard was claimed last, so that its former owner finds all as it knows it."""
+        durable = self.server.durable
+        log = self.server.log[:durable]
+        claims = [
+            number
+            for number, effect in enumerate(log)
+            if isinstance(effect, Append) and not effect.id[1]
+        ]
+        match draws[1] % 3:
+            case 0:
+                kept = durable - draws[0] % (min(durable, FEW) + 1)
+            case 1:
+                kept = draws[0] % (durable + 1)
+            case _:
+                kept = max(claims, default=0)
+        self.server.restore(kept)
 
     def _strike_lightly(self, fault: Fault) -> None:
         one, other = fault.draws
@@ -486,12 +509,6 @@ def unknown_calls(history: History) -> list[Command]:
     ]
 
 
-def _trace(history: History) -> str:
-    """A digest of all that happened."""
-    content = repr((history.asked, history.told, history.given, history.stored)).encode()
-    return blake2b(content).hexdigest()[:16]
-
-
 # --- the interpreter -------------------------------------------------------------------------
 
 
@@ -517,7 +534,11 @@ def prepared() -> Iterator[None]:
         structlog.reset_defaults()
 
 
-_ELSEWHERE: Final = {"BUCKET_MASK": (maps, "_MASK"), "RECOVERY_PAGE": (recovery, "_PAGE")}
+_ELSEWHERE: Final = {
+    "BUCKET_MASK": (maps, "_MASK"),
+    "RECOVERY_PAGE": (recovery, "_PAGE"),
+    "SWEEP_SECONDS": (router, "SWEEP_SECONDS"),
+}
 """Bounds that are not in `engine.limits`."""
 
 
