@@ -12,6 +12,9 @@ record knows of and the one before, as an owner keeps them, and the journal is r
 record up to this one and no further, so what is restored is what a recovery would have found at
 that moment. Shards decide by themselves: there is nothing that several would have to agree on.
 
+Nor is it a backup of anything else: the journal must be that of the installation in the data
+directory, and must reach as far as the mark that was there before the last record was looked up.
+
 **While it is served.** Only reads are asked of the server. Snapshots and trims go on meanwhile: if
 a chunk or a record is gone when it is asked for, that shard is begun again, with what is there now.
 The archive is read after the journal, and only up to its last record: what was trimmed in between
@@ -23,9 +26,7 @@ it, synced, and renamed. The marks of the restored installation are the last rec
 
 import asyncio
 import hashlib
-import os
 import shutil
-import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
@@ -38,10 +39,12 @@ from msgspec import Struct
 from actors.archive import Archive, ArchiveGapError, CorruptArchiveError, Segment
 from actors.archiver import JournalEndsError, Readable, batches, copy_snapshot
 from actors.data_directory import DataDirectory
+from actors.fresh_directory import UnfitTargetError, fresh_directory, to_end
 from actors.installation import Installation, InstallationError, read_installation
 from actors.journal import BusyError, Entry, JournalError, LostError
-from actors.marks import CorruptMarkError, read_mark
+from actors.marks import CorruptMarkError, Mark, read_mark
 from actors.patience import patiently
+from actors.recovery import GenesisError, check_installation
 from engine import limits
 from engine.codec import (
     GENESIS,
@@ -136,29 +139,26 @@ async def back_up(
     version: str,
     progress: Progress,
 ) -> Manifest:
-    """Write a backup to `target`, which is not there yet. Raises BackupError."""
+    """Write a backup to `target`, which is not there yet, or empty. Raises BackupError."""
     installation = _installation(directory)
-    target, fresh = make_fresh(target)
-    if fresh is None:
-        raise BackupError(f"{target} exists already")
     try:
-        maker = _Maker(directory, _Heard(journal), fresh, installation)
-        shards = []
-        for shard in range(installation.shards):
-            progress("shards", shard, installation.shards)
-            shards.append(await maker.shard(shard))
-        if with_archive:
-            for entry in shards:
+        with fresh_directory(target) as fresh:
+            maker = _Maker(directory, _Heard(journal), fresh.path, installation)
+            shards = []
+            for shard in range(installation.shards):
+                progress("shards", shard, installation.shards)
+                shards.append(await maker.shard(shard))
+            for entry in shards if with_archive else ():
                 progress("archives", entry.shard, installation.shards)
-                await asyncio.to_thread(maker.archive, entry)
-        made = await asyncio.to_thread(maker.finish, shards, with_archive, version)
-        progress("verifying", 0, 0)
-        await asyncio.to_thread(_verify_fresh, fresh, directory)
-        await asyncio.to_thread(publish, fresh, target)
+                await to_end(partial(maker.archive, entry))
+            made = await to_end(partial(maker.finish, shards, with_archive, version))
+            progress("verifying", 0, 0)
+            await asyncio.to_thread(_verify_fresh, fresh.path, directory)
+            await to_end(fresh.publish)
+    except UnfitTargetError as error:
+        raise BackupError(str(error)) from error
     except OSError as error:
         raise BackupError(f"cannot write the backup: {error}") from error
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
     return made
 
 
@@ -172,19 +172,6 @@ def _verify_fresh(fresh: Path, directory: DataDirectory) -> None:
             raise
         said = said.replace(copied, str(directory.archive))
         raise BackupError(f"{said}; {_WITHOUT}") from error
-
-
-def make_fresh(target: Path) -> tuple[Path, Path | None]:
-    """The absolute path, and a temporary directory beside it, which is to become it; None if there
-    is something already. Raises BackupError."""
-    target = Path(os.path.abspath(target))
-    if os.path.lexists(target) and not (target.is_dir() and not os.listdir(target)):
-        return target, None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        return target, Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    except OSError as error:
-        raise BackupError(f"cannot write to {target.parent}: {error.strerror}") from error
 
 
 def _installation(directory: DataDirectory) -> Installation:
@@ -243,26 +230,36 @@ class _Maker:
 
     async def shard(self, shard: int) -> ShardEntry:
         """A snapshot, and the journal to its end. Raises BackupError."""
+        known = self._installation
+        try:
+            await check_installation(
+                self._journal, shard, shards=known.shards, cluster_id=known.cluster_id
+            )
+            return await self._again_and_again(shard)
+        except (
+            *(CorruptRecordError, CorruptSnapshotError, CorruptArchiveError),
+            *(CorruptMarkError, GenesisError, JournalError),
+        ) as error:
+            raise BackupError(str(error)) from error
+
+    async def _again_and_again(self, shard: int) -> ShardEntry:
+        """Begin again while it is trimmed under our hands."""
         reason = ""
         for _ in range(_ATTEMPTS):
             try:
                 return await self._shard(shard)
             except _MovedError as error:
                 reason = str(error)
-            except (
-                *(CorruptRecordError, CorruptSnapshotError, CorruptArchiveError),
-                *(CorruptMarkError, JournalError),
-            ) as error:
-                raise BackupError(str(error)) from error
             await asyncio.to_thread(shutil.rmtree, self._fresh / JOURNAL / str(shard), True)
         raise BackupError(f"shard {shard}: cannot be read, {_ATTEMPTS} times in a row: {reason}")
 
     async def _shard(self, shard: int) -> ShardEntry:
         archive = Archive(self._fresh / JOURNAL, None)
+        mark = read_mark(self._directory.marks, shard)  # before the head, which it then is not past
         newest = await patiently(partial(self._journal.read, shard, START, _NEWEST, newest=True))
         records = [decode_record(each.record, shard, each.position) for each in newest]
         head = records[0].position if records else START
-        self._check_mark(shard, head)
+        _check_mark(mark, shard, head)
         if not records:
             return ShardEntry(shard, 0, 0, 0, str(START), 0, 0)
         snapshot = await self._snapshot(archive, shard, {each.snapshot for each in records})
@@ -281,14 +278,6 @@ class _Maker:
         count = sum(each.records for each in segments)
         stamp = records[0].stamp
         return ShardEntry(shard, *head, records[0].checksum, str(snapshot), count, stamp)
-
-    def _check_mark(self, shard: int, head: Position) -> None:
-        """A journal that has gone back in time is not worth a backup."""
-        mark = read_mark(self._directory.marks, shard)
-        if mark is not None and mark.position > head:
-            raise BackupError(
-                f"shard {shard}: its journal ends with {head}, {mark.position} was acknowledged"
-            )
 
     async def _snapshot(self, archive: Archive, shard: int, pointers: set[Position]) -> Position:
         """The newest that is whole; START if none is, or there was none."""
@@ -310,7 +299,7 @@ class _Maker:
     async def _records(self, archive: Archive, shard: int, through: Position) -> None:
         try:
             async for batch in batches(self._journal, shard, through):
-                await asyncio.to_thread(archive.add, shard, batch)
+                await to_end(partial(archive.add, shard, batch))
         except (ArchiveGapError, CorruptRecordError, JournalEndsError) as error:
             # trimmed between two pages; or damaged, which is still so the next time
             raise _MovedError(str(error)) from error
@@ -334,7 +323,7 @@ class _Maker:
                 continue  # pruned meanwhile; what is left is a run still, as it goes oldest first
 
     def finish(self, shards: list[ShardEntry], with_archive: bool, version: str) -> Manifest:
-        """The small files, and the manifest of it all; everything is on the disk."""
+        """The small files, and the manifest of it all."""
         for path in (self._directory.path / INSTALLATION, self._directory.keys):
             if path.exists():
                 shutil.copyfile(path, self._fresh / path.name)
@@ -350,8 +339,15 @@ class _Maker:
         ).sealed()
         text = msgspec.json.format(msgspec.json.encode(made), indent=2)
         (self._fresh / MANIFEST).write_bytes(text + b"\n")
-        sync_tree(self._fresh)
         return made
+
+
+def _check_mark(mark: Mark | None, shard: int, head: Position) -> None:
+    """A journal that has gone back in time is not worth a backup."""
+    if mark is not None and mark.position > head:
+        raise BackupError(
+            f"shard {shard}: its journal ends with {head}, {mark.position} was acknowledged"
+        )
 
 
 def _pointers(archive: Archive, segments: list[Segment]) -> set[Position]:
@@ -372,30 +368,6 @@ def _entry(directory: Path, path: Path) -> FileEntry:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return FileEntry(path.relative_to(directory).as_posix(), path.stat().st_size, digest)
-
-
-def sync_tree(directory: Path) -> None:
-    """All of it is on the disk, names included."""
-    for path in (*directory.rglob("*"), directory):
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def publish(fresh: Path, target: Path) -> None:
-    """Give a directory that is whole its name; an empty one of that name gives way."""
-    fresh.rename(target)
-    sync_tree_names(target.parent)
-
-
-def sync_tree_names(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # --- proving one -----------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 import structlog
 
 from actors.appender import FencedError, RegressedError
+from actors.archiver import Readable
 from actors.journal import BusyError, Entry, Journal, LostError, MissingError, RefusedError
 from engine import limits
 from engine.codec import (
@@ -78,7 +79,7 @@ class Recovered(NamedTuple):
 
 
 async def _read(
-    journal: Journal, number: int, after: Position, count: int, *, newest: bool = False
+    journal: Readable, number: int, after: Position, count: int, *, newest: bool = False
 ) -> list[Entry]:
     """What the journal reads, once it answers."""
     while True:
@@ -88,7 +89,7 @@ async def _read(
             await asyncio.sleep(_BACKOFF_SECONDS)
 
 
-async def _load(journal: Journal, number: int, name: str) -> bytes | None:
+async def _load(journal: Readable, number: int, name: str) -> bytes | None:
     """The chunk, once the journal answers."""
     while True:
         try:
@@ -98,7 +99,7 @@ async def _load(journal: Journal, number: int, name: str) -> bytes | None:
 
 
 async def check_installation(
-    journal: Journal, number: int, *, shards: int, cluster_id: str
+    journal: Readable, number: int, *, shards: int, cluster_id: str
 ) -> None:
     """Raise GenesisError if the journal of shard `number` is not of this installation.
 
@@ -188,7 +189,7 @@ async def claim(
         return ours
 
 
-async def _newest(journal: Journal, number: int) -> Record | None:
+async def _newest(journal: Readable, number: int) -> Record | None:
     entries = await _read(journal, number, START, 1, newest=True)
     return decode_record(entries[0].record, number, entries[0].position) if entries else None
 

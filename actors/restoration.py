@@ -28,12 +28,10 @@ from actors.backup import (
     Manifest,
     Progress,
     ShardEntry,
-    make_fresh,
-    publish,
-    sync_tree,
     verify,
 )
 from actors.data_directory import DataDirectory
+from actors.fresh_directory import UnfitTargetError, fresh_directory, to_end
 from actors.installation import Installation, write_installation
 from actors.journal import Entry, FullError, Journal, JournalError, RedisJournal
 from actors.marks import Marks
@@ -58,22 +56,19 @@ async def restore(
     """
     progress("verifying", 0, 0)
     manifest = await asyncio.to_thread(verify, backup)
-    target, fresh = make_fresh(target)
-    if fresh is None:
-        raise BackupError(f"{target} is not empty")
     try:
-        restoration = _Restoration(backup, manifest, DataDirectory(fresh), progress)
-        async with AsyncExitStack() as stack:
-            journal = await _journal(fresh, redis, memory_bytes, stack)
-            await restoration.journals(journal)
-        await asyncio.to_thread(restoration.files)
-        await restoration.marks()
-        await asyncio.to_thread(sync_tree, fresh)
-        await asyncio.to_thread(publish, fresh, target)
+        with fresh_directory(target) as fresh:
+            restoration = _Restoration(backup, manifest, DataDirectory(fresh.path), progress)
+            async with AsyncExitStack() as stack:
+                journal = await _journal(fresh.path, redis, memory_bytes, stack)
+                await restoration.journals(journal)
+            await to_end(restoration.files)
+            await restoration.marks()
+            await to_end(fresh.publish)
+    except UnfitTargetError as error:
+        raise BackupError(str(error)) from error
     except (OSError, JournalError, RedisServerError, UnreachableJournalError) as error:
         raise BackupError(_reason(error, redis)) from error
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
     return manifest
 
 

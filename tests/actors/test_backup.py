@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
+from threading import Event
 
 import pytest
 
-from actors.archive import Archive
+from actors.archive import Archive, Segment
 from actors.archiver import Archiver
 from actors.backup import BackupError, Manifest, back_up, verify
 from actors.data_directory import DataDirectory
@@ -24,7 +25,7 @@ from engine import limits
 from engine.codec import GENESIS, Position, decode_record
 from engine.messages import Opened, Status
 from tests.actors.servers import SERVERS, running
-from tests.actors.trial import FaultyJournal, Life, Trial, receive, reserve, timeless
+from tests.actors.trial import FaultyJournal, Life, Trial, ownership, receive, reserve, timeless
 
 MEMORY_BYTES = 64 << 20
 INSTALLATION = Installation("here", 1)
@@ -228,7 +229,7 @@ def test_in_the_midst_of_snapshots_and_trims(
         journal.before = Hold(journal, random)
         making = asyncio.create_task(shop.back_up(tmp_path / "backup", journal))
         while not making.done():
-            await sell(life, random.randrange(1, 12))
+            await sell(life, random.randrange(1, 6))
             journal.thaw()
             await asyncio.sleep(0.001)
         made = await making
@@ -281,6 +282,58 @@ class Hold:
 
 
 @timeless
+async def test_marks_go_on_meanwhile(shop: Shop, tmp_path: Path) -> None:
+    """What is acknowledged, and marked, while the last record is being looked up is no sign of a
+    journal that has gone back in time."""
+    life = await shop.serve()
+    await sell(life, 5)
+
+    class Late(FaultyJournal):
+        async def read(
+            self, shard: int, after: Position, count: int, *, newest: bool = False
+        ) -> list[Entry]:
+            found = await super().read(shard, after, count, newest=newest)
+            if newest:
+                await sell(life, 1)
+                marks = Marks(shop.data.marks)
+                marks.note(0, shop.last.position, shop.last.checksum)
+                await marks.write()
+            return found
+
+    acknowledged = shop.last.position
+    made = await shop.back_up(tmp_path / "backup", Late(shop.store))
+
+    assert acknowledged <= made.shards[0].head < shop.last.position
+    await life.stop()
+
+
+@timeless
+async def test_whoever_is_interrupted_leaves_nothing(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also what a thread was writing at that moment is removed, and nothing is written after."""
+    await shop.live(3)
+    inside, go_on, add = Event(), Event(), Archive.add
+
+    def slow(self: Archive, shard: int, entries: list[Entry], *, anew: bool = False) -> Segment:
+        inside.set()
+        assert go_on.wait(60)
+        return add(self, shard, entries, anew=anew)
+
+    monkeypatch.setattr(Archive, "add", slow)
+    making = asyncio.create_task(shop.back_up(tmp_path / "backup"))
+    await asyncio.to_thread(inside.wait, 60)
+    making.cancel()
+    await asyncio.sleep(0)
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await making
+    await asyncio.get_running_loop().shutdown_default_executor()
+
+    assert {"data"} == names(tmp_path)
+
+
+@timeless
 async def test_a_server_that_is_silent_is_given_up(shop: Shop, tmp_path: Path) -> None:
     """A backup does not wait for ever, and leaves nothing."""
     await shop.live(3)
@@ -324,6 +377,27 @@ async def test_what_cannot_be_saved(shop: Shop, tmp_path: Path) -> None:
         await shop.back_up(tmp_path / "backup")
 
     assert {"data", "there", "nobody"} == names(tmp_path)
+
+
+@pytest.mark.parametrize("batches", [3, 60])
+@timeless
+async def test_the_journal_of_another_installation(
+    shop: Shop, tmp_path: Path, small_snapshots: None, batches: int
+) -> None:
+    """A wrong --redis does not save a stranger's journal under this installation's name, whether
+    that begins with its first record or with a snapshot."""
+    other = Shop(tmp_path / "other")
+    life = await other.serve(settings=ownership(cluster_id="there"))
+    await sell(life, batches)
+    await life.stop()
+
+    with pytest.raises(BackupError, match="its journal is of installation there, this is here"):
+        await shop.back_up(tmp_path / "backup", other.journal())
+    write_installation(tmp_path / "other", Installation("there", 2))
+    with pytest.raises(BackupError, match=r"shard 0: its journal is of 1 shards by .*, not of 2"):
+        await other.back_up(tmp_path / "backup")
+
+    assert {"data", "other"} == names(tmp_path)
 
 
 @pytest.mark.parametrize("at", [20, 400])
@@ -422,7 +496,7 @@ async def test_only_where_there_is_nothing(saved: Path, tmp_path: Path) -> None:
     """A directory that holds anything is left as it is; an empty one will do."""
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("mine")
-    with pytest.raises(BackupError, match="full is not empty"):
+    with pytest.raises(BackupError, match="full exists already, and is not an empty directory"):
         await bring_back(saved, tmp_path / "full")
     assert {"full/file": b"mine"} == tree(tmp_path)
     (tmp_path / "empty").mkdir()
