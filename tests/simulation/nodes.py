@@ -235,8 +235,8 @@ class _Tap:
             self._history.given.append(Given(self._host, command, answer, head, self._arrived, now))
 
 
-class _TappedPending(Pending):
-    __slots__ = ("_tap",)
+class _Tapped:
+    """What is common to both ways to collect a request's answers."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -244,24 +244,20 @@ class _TappedPending(Pending):
 
     def answer(self, index: int, answer: Answer, head: Head | None = None) -> None:
         self._tap.note(index, answer, head)
-        super().answer(index, answer, head)
+        super().answer(index, answer, head)  # type: ignore[misc]  # of the class mixed in
+
+
+class _TappedSingle(_Tapped, Single):
+    """Of one command."""
+
+
+class _TappedPending(_Tapped, Pending):
+    """Of several."""
 
     def answer_all(self, index: int, answers: list[Answer], head: Head | None = None) -> None:
         for number, answer in enumerate(answers, index):
             self._tap.note(number, answer, head)
         super().answer_all(index, answers, head)
-
-
-class _TappedSingle(Single):
-    __slots__ = ("_tap",)
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._tap = _Tap.current
-
-    def answer(self, index: int, answer: Answer, head: Head | None = None) -> None:
-        self._tap.note(index, answer, head)
-        super().answer(index, answer, head)
 
 
 TAPS: Final[list[Place]] = [

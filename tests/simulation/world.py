@@ -29,14 +29,16 @@ from actors.config import Settings
 from actors.journal import journal_key
 from actors.owner import Phase
 from engine import limits, maps
-from engine.codec import GENESIS, Position, decode_record
-from engine.messages import Command, Opened, Status
+from engine.codec import Position
+from engine.messages import Command, Status
 from gateway import router
 from gateway.lane import is_repeatable
 from tests.simulation.checker import judge
 from tests.simulation.disk import MemoryDisk
+from tests.simulation.faults import ROOM, Faults
 from tests.simulation.history import History, Stored
 from tests.simulation.loop import SECOND, SimulatedLoop, Time
+from tests.simulation.losses import unknowable
 from tests.simulation.network import Network, Weather
 from tests.simulation.nodes import (
     ARCHIVE,
@@ -52,14 +54,11 @@ from tests.simulation.patch import patched
 from tests.simulation.redis_server import SimulatedServer
 from tests.simulation.redis_store import Append, Stream, Unlink
 from tests.simulation.registrar import Registrar
-from tests.simulation.scenario import Fault, Kind, Scenario
+from tests.simulation.scenario import Kind, Scenario
 from tests.simulation.workload import Step, final_reads
 
 EPOCH: Final = 1_700_000_000 * SECOND
 """What wall clocks say when a world begins."""
-ROOM: Final = 1 << 30
-FEW: Final = 6
-"""Effects that a server has lost when it has lost little."""
 HEALING: Final = 40 * SECOND
 """In which everything must be served again."""
 MAKE_LOOP: Final[Any] = SimulatedLoop
@@ -136,6 +135,7 @@ class World:
             for number in range(scenario.clients)
         ]
         self.witness = self._client("witness", self.gateways[0].address)
+        self.faults = Faults(self)
         self.streams: list[set[tuple[Position, bytes]]] = []
         """What stands in the server in the end, by shard."""
 
@@ -189,7 +189,7 @@ class World:
         for step in steps:
             self.time.at(step.at, self.clients[step.client].send, step)
         for fault in faults:
-            self.time.at(fault.at, self._strike, fault)
+            self.time.at(fault.at, self.faults.strike, fault)
         ends = [step.at for step in steps] + [fault.at + fault.lasts for fault in faults]
         self.time.run(max(ends, default=0) + SECOND // 100)
         self._heal()
@@ -223,7 +223,9 @@ class World:
                     if journal_key(shard).encode() in effect.keys:
                         history.lineage.pop(shard, None)
         if history.lossy:
-            history.unknowable = self._unknowable()
+            told = self.disk.written + self.registrar.told
+            flushed = any(fault.kind is Kind.FLUSHED for fault in self.scenario.faults)
+            history.unknowable = unknowable(history, told, flushed)
         violations = self.bugs + alarms + list(self._not_archived()) or judge(history)
         return Outcome(
             violations,
@@ -232,58 +234,6 @@ class World:
             self.time.steps,
             history,
         )
-
-    def _unknowable(self) -> set[int]:
-        """Shards that somebody opened without what was lost before, when neither a mark nor a floor
-        told of it."""
-        told = self.disk.written + self.registrar.told
-        lineage = {
-            shard: set(self.history.lineage.get(shard, ())) for shard in range(self.history.shards)
-        }
-        openings = self._openings()
-        found = self._begun_anew()
-        for number, stored in enumerate(self.history.stored):
-            shard, position = stored.shard, stored.position
-            if not position.sequence or (position, stored.record) in lineage[shard]:
-                continue
-            for at, opened, reached in openings:
-                if opened.shard != shard or at <= number:
-                    continue
-                if position <= reached and (opened.position, opened.record) not in lineage[shard]:
-                    continue  # it was there then
-                if not any(
-                    of == shard and where.epoch == position.epoch and where >= position
-                    for when, of, where in told
-                    if when <= opened.at
-                ):
-                    found.add(shard)
-                break
-        return found
-
-    def _begun_anew(self) -> set[int]:
-        """Shards whose journal was deleted under the running server, and begun anew by somebody who
-        had looked around before that: its owner, whose next id is free there, may go on behind the
-        new beginning. Audits find it, and the next recovery."""
-        if not any(fault.kind is Kind.FLUSHED for fault in self.scenario.faults):
-            return set()
-        beginnings = {each for each in self.history.stored if each.position == GENESIS}
-        shards = [each.shard for each in beginnings]
-        return {shard for shard in shards if shards.count(shard) > 1}
-
-    def _openings(self) -> list[tuple[int, Stored, Position]]:
-        """Every `opened`, the first time that it was stored, and what its owner had found."""
-        seen: set[bytes] = set()
-        openings = []
-        for number, stored in enumerate(self.history.stored):
-            position = stored.position
-            if position.sequence != 1 or not position.epoch or stored.record in seen:
-                continue
-            seen.add(stored.record)
-            event = decode_record(stored.record, stored.shard, position).events[0]
-            assert isinstance(event, Opened)
-            reached = Position(event.previous_epoch, event.previous_sequence)
-            openings.append((number, stored, reached))
-        return openings
 
     def _stream(self, shard: int) -> set[tuple[Position, bytes]]:
         stream = self.server.key(journal_key(shard).encode())
@@ -379,119 +329,6 @@ class World:
                 if owner.position == Position(*stream.last):
                     return owner.shard.digest()
         return None
-
-    # --- what goes wrong ---------------------------------------------------------------------
-
-    def _strike(self, fault: Fault) -> None:
-        """Let it begin; it ends by itself."""
-        one, _ = fault.draws
-        hosts, gateways = self.hosts, self.gateways
-        match fault.kind:
-            case Kind.KILL_HOST:
-                self._down(hosts[one % len(hosts)], fault)
-            case Kind.FREEZE_HOST:
-                self._frost(hosts[one % len(hosts)], fault)
-            case Kind.STOP_HOST:
-                hosts[one % len(hosts)].stop()
-                self._later(fault, hosts[one % len(hosts)].start)
-            case Kind.KILL_GATEWAY:
-                self._down(gateways[one % len(gateways)], fault)
-            case Kind.FREEZE_GATEWAY:
-                self._frost(gateways[one % len(gateways)], fault)
-            case Kind.KILL_SERVER:
-                self._server_down(fault, lambda: self.server.start())
-            case Kind.FREEZE_SERVER:
-                self._frost(self.node, fault)
-            case Kind.OLDER:
-                self._server_down(fault, lambda: self._restore(fault.draws))
-            case Kind.FLUSHED:
-                if self.server.serving:
-                    self.server.flush()
-            case Kind.EMPTY:
-                self._server_down(fault, lambda: self.server.wipe())
-            case Kind.KILL_ALL:
-                for node in (*hosts, *gateways):
-                    self._down(node, fault)
-                self._server_down(fault, lambda: self.server.start())
-            case _:
-                self._strike_lightly(fault)
-
-    def _restore(self, draws: tuple[int, int]) -> None:
-        """The server comes back without what was stored last: a few effects, any number, or all
-        since a shard was claimed last, so that its former owner finds all as it knows it."""
-        durable = self.server.durable
-        log = self.server.log[:durable]
-        claims = [
-            number
-            for number, effect in enumerate(log)
-            if isinstance(effect, Append) and not effect.id[1]
-        ]
-        match draws[1] % 3:
-            case 0:
-                kept = durable - draws[0] % (min(durable, FEW) + 1)
-            case 1:
-                kept = draws[0] % (durable + 1)
-            case _:
-                kept = max(claims, default=0)
-        self.server.restore(kept)
-
-    def _strike_lightly(self, fault: Fault) -> None:
-        one, other = fault.draws
-        match fault.kind:
-            case Kind.SLOW_DISK:
-                before, self.node.fsync_ns = self.node.fsync_ns, 100_000_000 * (1 + one % 10)
-                self._later(fault, lambda: setattr(self.node, "fsync_ns", before))
-            case Kind.FULL:
-                self.server.maxmemory = 1
-                self._later(fault, lambda: setattr(self.server, "maxmemory", ROOM))
-            case Kind.READ_ONLY:
-                self.server.misconf = True
-                self._later(fault, lambda: setattr(self.server, "misconf", False))
-            case Kind.ARCHIVE_FULL:
-                if self.archive_disk is not None:
-                    self.archive_disk.is_full = True
-                    self._later(fault, lambda: setattr(self.archive_disk, "is_full", False))
-            case Kind.BREAK:
-                for _ in range(1 + one % 3):
-                    self.net.break_one()
-            case Kind.CUT:
-                nodes: list[Node] = [self.node, *self.hosts, *self.gateways, *self.clients]
-                pair = nodes[one % len(nodes)].name, nodes[other % len(nodes)].name
-                self.net.cut(*pair)
-                self._later(fault, lambda: self.net.mend(*pair))
-            case Kind.JUMP:
-                loop = self.hosts[one % len(self.hosts)].loop
-                if loop is not None:
-                    loop.wall_offset += (other % 7_201 - 3_600) * SECOND
-            case Kind.MOVE:
-                self.registrar.move(fault.draws)
-            case Kind.SEIZE:
-                self.registrar.seize(fault.draws)
-            case _:
-                raise AssertionError(fault.kind)
-
-    def _later(self, fault: Fault, call: Callable[[], Any]) -> None:
-        self.time.at(self.time.now + fault.lasts, call)
-
-    def _down(self, node: Node, fault: Fault) -> None:
-        node.kill()
-        self._later(fault, node.start)
-
-    def _frost(self, node: Node, fault: Fault) -> None:
-        node.freeze()
-        self._later(fault, node.thaw)
-
-    def _server_down(self, fault: Fault, start: Callable[[], None]) -> None:
-        """The server dies, and comes back on whatever data `start` finds."""
-        if not self.node.is_up:
-            return
-        self.node.kill()
-
-        def back() -> None:
-            start()
-            self.node.start()
-
-        self._later(fault, back)
 
 
 def _shard_of(key: bytes) -> int:
