@@ -149,7 +149,8 @@ class Past:
             if not page:
                 return None
             for chunk in page:
-                reader.feed(chunk)
+                for _ in reader.feeding(chunk):
+                    await asyncio.sleep(0)
                 await asyncio.sleep(0)
         return Replay(shard, Link(base.position, reader.checksum))
 

@@ -608,6 +608,31 @@ async def test_others_have_their_turn(trial: Trial, monkeypatch: pytest.MonkeyPa
     await life.stop()
 
 
+@timeless
+async def test_others_have_their_turn_in_the_midst_of_a_chunk(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chunk has thousands of entries: a snapshot is restored in slices of few, not of one."""
+    monkeypatch.setattr(limits, "SNAPSHOT_AFTER_EVENTS", 300)
+    life = await trial.serve()
+    for number in range(301):
+        await life.ask(receive(1, f"sku-{number}"))
+    snapshotter = life.owner.snapshotter
+    assert snapshotter is not None
+    await eventually(lambda: bool(snapshotter.generations))
+    [cut] = snapshotter.generations
+    monkeypatch.setattr(limits, "AUDIT_SLICE_ENTRIES", 10)
+    caller = life.send(GetStockAsOf("sku-7", position=cut))
+    turns = 0
+    while caller.status is None:
+        await asyncio.sleep(0)
+        turns += 1
+
+    assert Status.OK is caller.status
+    assert turns > 30
+    await life.stop()
+
+
 class SlowJournal(FaultyJournal):
     """A server that takes its time to read."""
 
