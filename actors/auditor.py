@@ -182,6 +182,7 @@ class Auditor:
             return
         if (error := task.exception()) is not None:
             _log.error("audit_failed", shard=self._shard.number, error=repr(error))
+            self._skip(f"it failed: {error!r}")
         elif desk.asked:
             self._start(desk)
 
@@ -224,7 +225,10 @@ class Auditor:
     async def _copy(self, desk: _Desk, pace: "_Pace") -> Copy | None:
         copy = self._snapshotter.copy(desk.begin, pace.spend)
         self._poke()
-        return await copy
+        copied = await copy
+        if copied is None:
+            self._skip("what is in memory could not be copied")
+        return copied
 
     # --- the parts of an audit ---
 

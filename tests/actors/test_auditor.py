@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.auditor import Auditor
+from actors.auditor import Auditor, Turns
 from actors.journal import Entry, chunk_key
 from actors.owner import Phase
 from engine import limits
@@ -53,6 +53,11 @@ from tests.actors.trial import (
 def auditor(life: Life) -> Auditor:
     assert life.owner.auditor is not None
     return life.owner.auditor
+
+
+def turns(life: Life) -> Turns:
+    """What the audits of its host came to."""
+    return auditor(life)._turns
 
 
 async def view(life: Life, *, quick: bool = False) -> AuditView:
@@ -176,6 +181,40 @@ def test_memory_that_drifts(trial: Trial, change: Change, findings: list[str]) -
         assert findings[0] == auditor(life).alarm
 
     run()
+
+
+@timeless
+async def test_memory_that_cannot_be_read(trial: Trial) -> None:
+    """An audit that cannot even copy what there is was not completed, and that is told."""
+    settings = ownership()._replace(audit_interval_us=60 * limits.SECOND_US)
+    life = await trial.serve(settings=settings)
+    await trade(life)
+    life.owner.shard.state.reservations.put("r1", b"no reservation")
+
+    for done, quick in enumerate((True, False), 1):
+        assert Status.NOT_DONE is (await life.ask(Audit(0, quick))).status
+        assert "what is in memory could not be copied" == auditor(life).skipped
+        assert done == turns(life).incomplete
+    await life.idle(62)
+    assert (3, 0) == (turns(life).incomplete, turns(life).clean)
+
+
+@timeless
+async def test_an_audit_that_fails(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bug in it is no clean bill; the next one is made all the same."""
+    life = await trial.serve()
+    await trade(life)
+
+    def fail(*arguments: object) -> None:
+        raise KeyError("sku")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("actors.auditor.auditing", fail)
+        assert Status.NOT_DONE is (await life.ask(Audit(0))).status
+    assert "it failed: KeyError('sku')" == auditor(life).skipped
+    assert 1 == turns(life).incomplete
+    assert 0 == (await view(life)).drift
+    assert "" == auditor(life).skipped
 
 
 @timeless
