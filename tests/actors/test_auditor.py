@@ -4,7 +4,6 @@ import asyncio
 import gc
 import weakref
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,6 @@ from engine import limits
 from engine.codec import Position, decode_record, encode_record
 from engine.messages import (
     Adjust,
-    Answer,
     Audit,
     AuditView,
     ChannelPolicy,
@@ -33,8 +31,6 @@ from engine.messages import (
 )
 from engine.snapshot import SnapshotWriter, chunk_name
 from engine.state import ShardState
-from tests.actors.servers import eventually
-from tests.actors.tenure import SKUS, Tenure, tenure
 from tests.actors.trial import (
     BUSY,
     REPLY,
@@ -654,60 +650,3 @@ async def test_pauses_in_proportion(trial: Trial, monkeypatch: pytest.MonkeyPatc
     ratio = limits.AUDIT_PAUSE_SECONDS / limits.AUDIT_HURRIED_SECONDS
     assert ratio == pytest.approx(quiet.seconds / hurried.seconds, rel=0.2)
     assert quiet.seconds > 100 * limits.AUDIT_PAUSE_SECONDS
-
-
-@timeless
-async def test_one_shard_at_a_time(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Audits of one host never overlap."""
-    monkeypatch.setattr(limits, "AUDIT_HURRIED_SECONDS", 1.0)
-    monkeypatch.setattr(limits, "AUDIT_SLICE_ENTRIES", 1)
-    trial.shards = 2
-    async with tenure(trial, 0, 1) as host:
-        for sku in SKUS:
-            await host.ask(receive(3, sku))
-        answered = [host.send(Audit(shard), deadline_ms=600_000) for shard in (0, 1)]
-        await eventually(lambda: all(answered), 600)
-        lasts = sorted(newest(host, shard) for shard in (0, 1))
-
-        for first, second in pairwise(lasts):
-            assert first[1] <= second[0]
-            assert first[1] - first[0] > 5
-
-
-def newest(host: Tenure, shard: int) -> tuple[float, float]:
-    """When the newest audit of the shard began and ended."""
-    found = host.owner(shard).auditor
-    assert found is not None
-    assert found.last is not None
-    return found.last.ended_at - found.last.seconds, found.last.ended_at
-
-
-@timeless
-async def test_what_is_measured(trial: Trial) -> None:
-    """Drift, damage and the newest audit of each shard; nothing of a shard that had none."""
-    trial.shards = 2
-    async with tenure(trial, 0, 1) as host:
-        await host.ask(receive(3, SKUS[0]))
-        assert 0 == await host.sample("onhand_audits_total", outcome="clean")
-        await host.ask(Audit(0))
-        assert 1 == await host.sample("onhand_audits_total", outcome="clean")
-        await asyncio.sleep(10)
-        for name, expected in (
-            ("onhand_drift", 0),
-            ("onhand_journal_damage", 0),
-            ("onhand_audit_complete", 1),
-            ("onhand_audit_records", len(trial.store.records(0))),
-        ):
-            assert expected == await host.sample(name, shard="0")
-        assert 10 <= await host.sample("onhand_audit_age_seconds", shard="0") < 11
-        assert {} == host.host.status().alarms
-        trial.store.entries(0).pop(3)
-        await host.ask(Audit(0))
-        assert 1 == await host.sample("onhand_drift", shard="0")
-        assert 1 == await host.sample("onhand_journal_damage", shard="0")
-        assert 1 == await host.sample("onhand_audits_total", outcome="drifted")
-        assert 1 == await host.sample("onhand_audits_total", outcome="incomplete")
-        assert {0: "shard 0: the journal ends at 1-1, 1-2 was acknowledged"} == (
-            host.host.status().alarms
-        )
-        assert Answer(Status.OK).status is (await host.statuses(receive(1, SKUS[0])))[0]

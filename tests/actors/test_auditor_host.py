@@ -1,0 +1,69 @@
+"""Audits of the shards of one host: one after the other, and told in its metrics."""
+
+import asyncio
+from itertools import pairwise
+
+import pytest
+
+from engine import limits
+from engine.messages import Answer, Audit, Status
+from tests.actors.servers import eventually
+from tests.actors.tenure import SKUS, Tenure, tenure
+from tests.actors.trial import Trial, receive, timeless
+
+
+@timeless
+async def test_one_shard_at_a_time(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Audits of one host never overlap."""
+    monkeypatch.setattr(limits, "AUDIT_HURRIED_SECONDS", 1.0)
+    monkeypatch.setattr(limits, "AUDIT_SLICE_ENTRIES", 1)
+    trial.shards = 2
+    async with tenure(trial, 0, 1) as host:
+        for sku in SKUS:
+            await host.ask(receive(3, sku))
+        answered = [host.send(Audit(shard), deadline_ms=600_000) for shard in (0, 1)]
+        await eventually(lambda: all(answered), 600)
+        lasts = sorted(newest(host, shard) for shard in (0, 1))
+
+        for first, second in pairwise(lasts):
+            assert first[1] <= second[0]
+            assert first[1] - first[0] > 5
+
+
+def newest(host: Tenure, shard: int) -> tuple[float, float]:
+    """When the newest audit of the shard began and ended."""
+    found = host.owner(shard).auditor
+    assert found is not None
+    assert found.last is not None
+    return found.last.ended_at - found.last.seconds, found.last.ended_at
+
+
+@timeless
+async def test_what_is_measured(trial: Trial) -> None:
+    """Drift, damage and the newest audit of each shard; nothing of a shard that had none."""
+    trial.shards = 2
+    async with tenure(trial, 0, 1) as host:
+        await host.ask(receive(3, SKUS[0]))
+        assert 0 == await host.sample("onhand_audits_total", outcome="clean")
+        await host.ask(Audit(0))
+        assert 1 == await host.sample("onhand_audits_total", outcome="clean")
+        await asyncio.sleep(10)
+        for name, expected in (
+            ("onhand_drift", 0),
+            ("onhand_journal_damage", 0),
+            ("onhand_audit_complete", 1),
+            ("onhand_audit_records", len(trial.store.records(0))),
+        ):
+            assert expected == await host.sample(name, shard="0")
+        assert 10 <= await host.sample("onhand_audit_age_seconds", shard="0") < 11
+        assert {} == host.host.status().alarms
+        trial.store.entries(0).pop(3)
+        await host.ask(Audit(0))
+        assert 1 == await host.sample("onhand_drift", shard="0")
+        assert 1 == await host.sample("onhand_journal_damage", shard="0")
+        assert 1 == await host.sample("onhand_audits_total", outcome="drifted")
+        assert 1 == await host.sample("onhand_audits_total", outcome="incomplete")
+        assert {0: "shard 0: the journal ends at 1-1, 1-2 was acknowledged"} == (
+            host.host.status().alarms
+        )
+        assert Answer(Status.OK).status is (await host.statuses(receive(1, SKUS[0])))[0]
