@@ -173,7 +173,10 @@ class Past:
         page = await self._archived(after) or await self._journaled(replay)
         if after == START and page[0].position != GENESIS:
             raise await self._not_kept(after)
-        return [each for each in page if each.position <= head]
+        page = [each for each in page if each.position <= head]
+        if not page:  # only a claim links with anything: what was before this one is lost
+            raise VanishedError(f"what was acknowledged after {after}, up to {head}, is not there")
+        return page
 
     def prove(self, replay: Replay, entry: Entry) -> tuple[Record, Link]:
         """The next record. Raises CorruptRecordError."""

@@ -14,10 +14,11 @@ from actors.memory_journal import MemoryJournal
 from actors.owner import Phase
 from actors.pending import NOT_DONE
 from engine import limits
-from engine.codec import GENESIS, START, Position
+from engine.codec import GENESIS, START, Position, encode_record
 from engine.history import KINDS, Movements, Replay
 from engine.messages import (
     Answer,
+    Claimed,
     Command,
     Commit,
     Counters,
@@ -469,6 +470,31 @@ async def test_damage_to_the_archive(trial: Trial, small_snapshots: None) -> Non
     assert segment.path.name in detail(answer)
     assert Status.OK is (await life.ask(receive(1))).status
     await life.stop()
+
+
+@timeless
+async def test_a_server_that_lost_the_end(trial: Trial) -> None:
+    """What was acknowledged, and is lost while it is read, is not left out of the answer, even if
+    another owner's claim stands in its place."""
+    journal = trial.journal()
+    life = await trial.serve(journal)
+    await life.go_on(10)
+    lost, now = trial.store.positions()[-4], trial.clock(0).now()
+    await asyncio.sleep(1)
+    claimed = encode_record(0, Position(7, 0), 0, 0, START, [Claimed(b"nonce", "elsewhere")])[0]
+
+    def lose(name: str) -> None:
+        if journal.operations.count("read") == reads + 3:
+            trial.store.forget(0, lost)
+            trial.store.append(0, Position(7, 0), claimed, False)
+
+    reads = journal.operations.count("read")
+    journal.before = lose
+    answer = await life.ask(GetStockAsOf("sku-9", time=now))
+
+    assert Position(7, 0) == trial.store.positions()[-1]
+    assert NOT_DONE == answer
+    assert Phase.FENCED is await life.ended()
 
 
 # --- beside the batches ----------------------------------------------------------------------
