@@ -76,8 +76,15 @@ MOVED: Final = (
 
 
 def told(events: Sequence[Event], lines: list[Line]) -> list[Deed]:
-    """The deeds that `events` tell of; `lines`: of the reservation, before."""
-    return [deed(event, lines) for event in events]
+    """The deeds that `events` tell of; `lines`: of the reservation, before.
+
+    Shortfalls that became known together are sorted: nothing says in which order they are told.
+    """
+    deeds: list[Deed] = []
+    for are_shortfalls, run in groupby(events, lambda event: isinstance(event, ShortfallChanged)):
+        found = [deed(event, lines) for event in run]
+        deeds += sorted(found) if are_shortfalls else found
+    return deeds
 
 
 def deed(event: Event, lines: list[Line]) -> Deed:
