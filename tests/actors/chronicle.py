@@ -11,12 +11,26 @@ from typing import NamedTuple
 
 from engine import limits
 from engine.codec import Position, decode_record
-from engine.messages import Claimed, Command, Genesis, GetStock, Opened, Release, Status, StockView
+from engine.messages import (
+    Answer,
+    Claimed,
+    Command,
+    Genesis,
+    GetStock,
+    LedgerEntry,
+    LedgerPage,
+    ListMovements,
+    Opened,
+    Release,
+    Status,
+    StockView,
+)
 from tests.actors.trial import Life, Trial, ownership
 from tests.engine.comparison import SKUS, UNKNOWN_SKU
 from tests.engine.model import Model
 from tests.engine.traffic import Traffic
 
+PLACE = tuple[int, int, int]
 PAUSES = [0.0] * 12 + [0.3, 1.0, 2.5, 6.0, 61.0]
 SOON = ownership()._replace(
     finished_window_us=10 * limits.SECOND_US,
@@ -115,3 +129,22 @@ class Chronicle:
             return self.random.choice(self.moments).time + self.random.randint(-1, 1)
         first, last = self.moments[0].time, self.moments[-1].time
         return self.random.randint(first - limits.SECOND_US, last)
+
+
+async def list_all(
+    life: Life, sku: str, limit: int = 1_000, since: int = 0, until: int | None = None
+) -> list[LedgerEntry]:
+    """The movements of a SKU, page by page."""
+    entries: list[LedgerEntry] = []
+    after: PLACE | None = None
+    while True:
+        answer = await life.ask(ListMovements(sku, after, limit, since or None, until))
+        assert isinstance(answer.body, LedgerPage), answer
+        entries += answer.body.entries
+        after = answer.body.next
+        if after is None:
+            return entries
+
+
+def detail(answer: Answer) -> str:
+    return getattr(answer.body, "message", "")
