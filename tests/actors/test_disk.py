@@ -1,5 +1,6 @@
 """Disks: one suite over the real one and the one in memory."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,28 @@ def test_what_was_removed_is_gone(disk: AnyDisk, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError):
             use()
     assert [] == disk.names(tmp_path)
+
+
+def test_what_is_published_lasts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every directory that is made, then the bytes, then the name: each is synced before the next
+    is relied on."""
+    synced: list[tuple[Path, bool]] = []
+    target = tmp_path / "a" / "b" / "name"
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        fsync(descriptor)
+        synced.append((Path(f"/proc/self/fd/{descriptor}").readlink(), target.exists()))
+
+    monkeypatch.setattr(os, "fsync", noted)
+    path = written(Disk(), target.parent, b"one")
+    assert Disk().publish(path, target)
+
+    expected = [
+        *((tmp_path, False), (tmp_path / "a", False)),
+        *((path, False), (target.parent, True)),
+    ]
+    assert expected == synced
 
 
 def test_a_disk_in_memory_can_be_full() -> None:

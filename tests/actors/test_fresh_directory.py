@@ -32,6 +32,24 @@ def test_it_gets_its_name_when_it_is_whole(tmp_path: Path) -> None:
     assert 0o700 == target.stat().st_mode & 0o777
 
 
+def test_what_is_published_lasts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it is synced before it gets its name, and the name after that."""
+    synced: dict[str, bool] = {}
+    target = tmp_path / "new" / "target"
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        fsync(descriptor)
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        synced[path.name if ".target-" not in path.name else "fresh"] = target.exists()
+
+    monkeypatch.setattr(os, "fsync", noted)
+    make(target)
+
+    before = dict.fromkeys([tmp_path.name, "file", "b", "a", "fresh"], False)
+    assert before | {"new": True} == synced
+
+
 def test_what_is_not_published_is_removed(tmp_path: Path) -> None:
     """Whatever went wrong is told, and leaves nothing."""
 
