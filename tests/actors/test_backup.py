@@ -24,8 +24,18 @@ from actors.standing_journal import UnreachableJournalError, connected, embedded
 from engine import limits
 from engine.codec import GENESIS, Position, decode_record
 from engine.messages import Opened, Status
+from engine.snapshot import SnapshotWriter
 from tests.actors.servers import SERVERS, running
-from tests.actors.trial import FaultyJournal, Life, Trial, ownership, receive, reserve, timeless
+from tests.actors.trial import (
+    FaultyJournal,
+    Life,
+    Trial,
+    ownership,
+    receive,
+    replayed,
+    reserve,
+    timeless,
+)
 
 MEMORY_BYTES = 64 << 20
 INSTALLATION = Installation("here", 1)
@@ -304,6 +314,47 @@ async def test_marks_go_on_meanwhile(shop: Shop, tmp_path: Path) -> None:
     made = await shop.back_up(tmp_path / "backup", Late(shop.store))
 
     assert acknowledged <= made.shards[0].head < shop.last.position
+    await life.stop()
+
+
+@timeless
+async def test_the_archive_goes_on_meanwhile(shop: Shop, tmp_path: Path) -> None:
+    """Records and snapshots that came after the last record of a backup are no part of it."""
+    life = await shop.serve()
+    await sell(life, 5)
+
+    class Late(FaultyJournal):
+        async def read(
+            self, shard: int, after: Position, count: int, *, newest: bool = False
+        ) -> list[Entry]:
+            found = await super().read(shard, after, count, newest=newest)
+            if newest:
+                shop.files.add(0, shop.store.entries()[:3])
+                await sell(life, 2)
+            return found
+
+    def archive(what: str, done: int, of: int) -> None:
+        if what == "archives":
+            position, checksum = shop.last.position, shop.last.checksum
+            state = replayed(shop.store.records(), 0, 1).state
+            writer = SnapshotWriter(state, 0, position, checksum)
+            chunks = [chunk[1] for chunk in iter(writer.next_chunk, None)]
+            shop.files.add(0, shop.store.entries())
+            shop.files.keep(0, position, state.now, chunks)
+
+    made = await back_up(
+        *(shop.data, Late(shop.store), tmp_path / "backup"),
+        with_archive=True,
+        version="9",
+        progress=archive,
+    )
+
+    copied = Archive(tmp_path / "backup" / "archive", None)
+    assert shop.last.position == shop.files.snapshots(0)[-1].position > made.shards[0].head
+    assert shop.files.segments(0)[:1] == [
+        each._replace(path=shop.files.segments(0)[0].path) for each in copied.segments(0)
+    ]
+    assert [] == copied.snapshots(0)
     await life.stop()
 
 

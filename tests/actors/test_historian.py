@@ -2,11 +2,13 @@
 
 import asyncio
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from actors.archive import Archive
 from actors.historian import Historian
 from actors.journal import Entry
 from actors.memory_journal import MemoryJournal
@@ -20,6 +22,7 @@ from engine.messages import (
     Command,
     Commit,
     Counters,
+    Event,
     GetStock,
     GetStockAsOf,
     LedgerEntry,
@@ -28,6 +31,7 @@ from engine.messages import (
     ListMovements,
     PlaceChange,
     Receive,
+    Received,
     Reserve,
     Status,
     StockAsOf,
@@ -154,6 +158,33 @@ async def test_without_an_archive(
     assert kept == listed.body.begins
     entries = [each for each in ledger(trial, "apple") if (each.epoch, each.sequence) > kept]
     assert entries == listed.body.entries
+    await life.stop()
+
+
+@timeless
+async def test_after_pruning(trial: Trial, small_snapshots: None) -> None:
+    """What was kept long enough is refused, saying since when there is anything; the rest is as it
+    was, and a list without bounds begins there."""
+    trial.archive_snapshot_bytes = 4_000
+    chronicle = Chronicle(trial, 4)
+    life = await chronicle.serve()
+    await chronicle.live(life, 300)
+    base = trial.archive.snapshots(0)[1]
+    assert Archive(Path("archive"), 0, trial.disk).prune(0, base.stamp) > 2
+
+    for moment in chronicle.moments[::5]:
+        answer = await life.ask(GetStockAsOf("apple", position=moment.position))
+        if moment.position < base.position:
+            assert Status.HISTORY_NOT_KEPT is answer.status
+            assert f"what is kept begins with record {base.position}, of 2023" in detail(answer)
+        else:
+            assert isinstance(answer.body, StockAsOf)
+            assert moment.views["apple"] == answer.body.stock
+    listed = await life.ask(ListMovements("apple"))
+    assert isinstance(listed.body, LedgerPage)
+    assert base.position == listed.body.begins
+    later = [each for each in ledger(trial, "apple") if (each.epoch, each.sequence) > base.position]
+    assert later == listed.body.entries
     await life.stop()
 
 
@@ -342,6 +373,7 @@ async def test_what_is_to_come_is_refused(trial: Trial) -> None:
     now = trial.clock(0).now()
     beyond = (head.epoch, head.sequence + 1)
     for question in (
+        GetStockAsOf("sku", time=now),  # more may be stamped with it
         GetStockAsOf("sku", time=now + 1),
         GetStockAsOf("sku", position=beyond),
         GetStockAsOf("sku", position=(9, 0)),
@@ -429,6 +461,24 @@ async def test_damage_is_named_and_costs_only_the_answer(trial: Trial) -> None:
             entries[6] = Entry(place, data)
     assert Status.OK is (await life.ask(receive(1))).status
     await life.stop()
+
+
+@timeless
+async def test_another_last_record(trial: Trial) -> None:
+    """One that proves itself and links, but is not the one that was acknowledged, is damage."""
+    life = await trial.serve()
+    for number in range(5):
+        await life.ask(receive(number + 1, f"sku-{number}"))
+    last = trial.last
+    events: list[Event] = [Received("sku-4", "here", 77)]
+    other, _ = encode_record(0, last.position, last.stamp, last.previous, last.snapshot, events)
+    trial.store.entries()[-1] = Entry(last.position, other)
+
+    answer = await life.ask(GetStockAsOf("sku-4", position=last.position))
+
+    assert Status.HISTORY_DAMAGED is answer.status
+    assert f"{last.checksum:08x} was acknowledged" in detail(answer)
+    await life.crash()
 
 
 @timeless

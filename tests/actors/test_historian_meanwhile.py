@@ -7,6 +7,7 @@ from typing import BinaryIO
 import pytest
 
 from actors.journal import Entry
+from actors.memory_journal import MemoryStore
 from actors.owner import Phase
 from actors.pending import NOT_DONE
 from engine import limits
@@ -129,11 +130,28 @@ async def test_a_journal_that_does_not_answer(trial: Trial) -> None:
     await life.stop()
 
 
+class CountingJournal(FaultyJournal):
+    """Knows how many pages of the past were being read at once."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        super().__init__(store)
+        self.reading = self.most = 0
+
+    async def read(
+        self, shard: int, after: Position, count: int, *, newest: bool = False
+    ) -> list[Entry]:
+        is_past = count == limits.HISTORY_READ_ENTRIES
+        self.reading += is_past
+        self.most = max(self.most, self.reading)
+        await asyncio.sleep(0.01 * is_past)
+        self.reading -= is_past
+        return await super().read(shard, after, count, newest=newest)
+
+
 @timeless
 async def test_few_at_a_time(trial: Trial) -> None:
-    """One is answered, a few wait for it in order, the rest are refused; meanwhile the shard
-    serves."""
-    life = await trial.serve()
+    """One is answered, a few wait for it, the rest are refused; meanwhile the shard serves."""
+    life = await trial.serve(journal := CountingJournal(trial.store))
     for number in range(40):
         await life.ask(receive(number + 1))
     position = life.owner.position
@@ -147,6 +165,7 @@ async def test_few_at_a_time(trial: Trial) -> None:
     assert callers[-3].status is None
     for caller in callers[:-2]:
         assert Status.OK is (await caller.first()).status
+    assert 1 == journal.most
     await life.stop()
 
 

@@ -62,6 +62,17 @@ def flip(counter: str, by: int = 1) -> Change:
     return change
 
 
+def put(name: str, value: object) -> Change:
+    """Another value of what is kept of the apples as a whole."""
+
+    def change(state: ShardState) -> None:
+        found = state.skus.get("apple")
+        assert found is not None
+        setattr(found, name, value)
+
+    return change
+
+
 def apply(*events: Event) -> Change:
     def change(state: ShardState) -> None:
         for event in events:
@@ -78,6 +89,9 @@ def apply(*events: Event) -> Change:
         (flip("allocated"), "apple at north: allocated: 1 in memory, 0 by the journal"),
         (flip("safety_stock"), "apple at north: safety_stock: 3 in memory, 2 by the journal"),
         (flip("short"), "apple at north: short: 1 in memory, 0 by the journal"),
+        (put("version", 9), "apple: version: 9 in memory, 3 by the journal"),
+        (put("physical_version", 9), "apple: physical_version: 9 in memory, 1 by the journal"),
+        (put("pools", {"few": 2}), "apple: pools: {'few': 2} in memory, {'few': 3} by the journal"),
         (
             lambda state: state.reservations.remove("r1"),
             "reservation r1: only in the journal",
