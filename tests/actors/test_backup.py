@@ -24,7 +24,7 @@ from actors.standing_journal import UnreachableJournalError, connected, embedded
 from engine import limits
 from engine.codec import GENESIS, Position, decode_record
 from engine.messages import Opened, Status
-from engine.snapshot import SnapshotWriter
+from engine.snapshot import SnapshotWriter, chunk_name
 from tests.actors.servers import SERVERS, running
 from tests.actors.trial import (
     FaultyJournal,
@@ -166,6 +166,36 @@ def test_there_and_back(
             assert 0 == other.archiver().errors
 
     asyncio.run(bring())
+
+
+@timeless
+async def test_the_snapshots_that_an_owner_keeps(
+    shop: Shop, tmp_path: Path, small_snapshots: None
+) -> None:
+    """Both of them are saved, so that the restored one has an older way back as well."""
+    generations = await shop.generations()
+    await shop.back_up(tmp_path / "backup")
+    saved = Archive(tmp_path / "backup" / "journal", None)
+
+    assert generations == [each.position for each in saved.snapshots(0)]
+    assert generations[0] == saved.segments(0)[0].first
+
+
+@timeless
+async def test_a_snapshot_that_only_older_records_know(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the newest is not whole, the one before is looked for as far back as records go."""
+    monkeypatch.setattr(limits, "SNAPSHOT_AFTER_EVENTS", 80)
+    life = await shop.serve()
+    await sell(life, 388)
+    await life.stop()
+    older, newest = sorted({each.snapshot for each in shop.store.records()})[-2:]
+    assert [newest] * 64 == [each.snapshot for each in shop.store.records()[-64:]]
+    await shop.journal().store(0, chunk_name(newest, 0), None)
+    made = await shop.back_up(tmp_path / "backup")
+
+    assert str(older) == made.shards[0].snapshot
 
 
 @timeless
