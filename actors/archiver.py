@@ -7,8 +7,8 @@ does the same for a snapshot whose chunks are about to be deleted, if it is wort
 
 Whatever keeps it from that, a full disk or damage on either side, is told in one log line, counted
 and raised as NotArchivedError: the shard goes on, nothing is trimmed, and whoever asked tries it
-again.
-One shard of a host at a time, so that what is held in memory does not grow with their number.
+again. One shard of a host at a time, so that what is held in memory does not grow with their
+number.
 """
 
 import asyncio

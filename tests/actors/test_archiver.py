@@ -130,6 +130,22 @@ async def test_small_pages_and_segments(
     assert all(1_000 < each.size < 4_000 for each in segments[:2])
 
 
+@timeless
+async def test_batches_overlap(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each begins with the last record of the one before, so that no claim can hide a gap."""
+    monkeypatch.setattr(limits, "ARCHIVE_SEGMENT_BYTES", 400)
+    monkeypatch.setattr(limits, "ARCHIVE_PAGE_BYTES", 200)
+    for _ in range(6):
+        await trial.live(4)
+    entries = trial.store.entries()
+    found = [each async for each in batches(trial.journal(), 0, entries[-2].position)]
+
+    assert len(found) > 3
+    for one, other in pairwise(found):
+        assert one[-1] == other[0]
+    assert entries[:-1] == [*found[0][:1], *(each for batch in found for each in batch[1:])]
+
+
 # --- an archive that fails -------------------------------------------------------------------
 
 

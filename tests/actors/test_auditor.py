@@ -27,6 +27,7 @@ from engine.messages import (
     Received,
     SetChannel,
     Ship,
+    SnapshotBegun,
     Status,
 )
 from engine.snapshot import SnapshotWriter, chunk_name
@@ -365,6 +366,21 @@ def test_a_snapshot_behind_the_damage(
         assert (True, 0) == (found.complete, found.drift)
 
     run()
+
+
+@timeless
+async def test_no_snapshot_of_a_memory_that_drifts(trial: Trial) -> None:
+    """Where both are wrong, what is in memory does not become what is stored."""
+    life = await trial.serve()
+    await trade(life)
+    flip("reserved")(life.owner.shard.state)
+    del trial.store.entries()[3]
+    found = await view(life)
+    await life.go_on(3)
+
+    assert 0 < found.damage < found.drift
+    events = [event for each in trial.store.records() for event in each.events]
+    assert [] == [each for each in events if isinstance(each, SnapshotBegun)]
 
 
 async def rotten(
