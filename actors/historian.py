@@ -140,6 +140,9 @@ class Historian:
             self.damaged += 1
             _log.error("history_damaged", shard=subject.number, reason=str(error))
             return _refusal(Status.HISTORY_DAMAGED, str(error)), None
+        except OSError as error:  # no file descriptor is left, or the disk has gone: no damage yet
+            _log.error("history_unreadable", shard=subject.number, reason=str(error))
+            return NOT_DONE, None
         except Exception:  # a bug costs the question, which must not be asked again and again
             _log.exception("history_failed", shard=subject.number)
             return _refusal(Status.HISTORY_DAMAGED, "the engine failed on this"), None

@@ -110,6 +110,24 @@ async def test_pruned_while_it_is_read(trial: Trial, small_snapshots: None) -> N
 
 
 @timeless
+async def test_an_archive_that_cannot_be_opened(trial: Trial, small_snapshots: None) -> None:
+    """For want of file descriptors, say: it was not done, nothing is called damaged, and later it
+    is answered."""
+    kept = await trial.generations()
+    life = await trial.serve()
+    question = GetStockAsOf("sku-0", position=kept[0])
+
+    def fail(path: Path) -> BinaryIO:
+        raise OSError(24, "Too many open files")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trial.disk, "open", fail)
+        assert NOT_DONE == await life.ask(question)
+    assert Status.OK is (await life.ask(question)).status
+    await life.stop()
+
+
+@timeless
 async def test_a_journal_that_does_not_answer(trial: Trial) -> None:
     """Reads that are refused or lost are made again, up to the deadline."""
     journal = trial.journal()
