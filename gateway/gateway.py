@@ -10,7 +10,6 @@ it accepts nothing more and answers what it has. Several of them share the same 
 """
 
 import asyncio
-import itertools
 import os
 import time
 from typing import Final
@@ -20,23 +19,13 @@ import structlog
 from actors.address import TcpAddress
 from actors.binary_server import BinaryServer
 from actors.config import Settings
-from actors.control import (
-    Beat,
-    ControlMember,
-    FromCoordinator,
-    Kind,
-    Map,
-    Move,
-    MoveAnswer,
-    ShardHead,
-    Stop,
-    introduce,
-)
+from actors.control import Kind, introduce
 from actors.data_directory import DataDirectory
 from actors.keys import Authenticator
 from actors.log import set_up_logs
 from engine.messages import GetStatistics, Statistics
 from gateway.forwarder import Forwarder
+from gateway.gateway_member import GatewayMember
 from gateway.homes import RANDOM_BYTES, mint
 from gateway.http_api import LOOPBACK_NAMES, Api
 from gateway.http_edge import HttpEdge
@@ -47,7 +36,6 @@ from gateway.router import Router
 from gateway.status import status_operation
 
 SCRAPE_MS: Final = 1_500
-MOVE_SECONDS: Final = 2.0
 _log = structlog.get_logger(__name__)
 
 
@@ -58,10 +46,6 @@ class GatewayProcess:
         self._settings = Settings.decode(settings)
         self._name = name
         self._control = control
-        self._map = Map(-1, self._settings.shards, [], [], {})
-        self._stopping: asyncio.Task[None] | None = None
-        self._moves: dict[int, asyncio.Future[str | None]] = {}
-        self._move_ids = itertools.count()
 
     async def run(self) -> None:
         """Serve until the coordinator is gone for good."""
@@ -70,20 +54,17 @@ class GatewayProcess:
         set_up_logs(directory.logs / f"{self._name}.log", settings.log_level)
         authenticate = Authenticator(settings, directory.keys)
         self._router = Router(settings.shards, settings.control_token)
+        self._member = GatewayMember(self._router, self._close)
         self._edge = HttpEdge(self._api(authenticate))
         self._server = BinaryServer(
             self._name, settings.shards, Forwarder(self._router, self._statistics), authenticate
         )
         address = await self._server.listen(self._bind(settings.binary_port), reuse_port=True)
         http = await self._edge.listen(self._bind(settings.port), reuse_port=True)
-        self._member = ControlMember(
-            self._control,
-            introduce(settings, Kind.GATEWAY, self._name, address, http),
-            self._beat,
-            self._receive,
-        )
         _log.info("serves", name=self._name, http=http, binary=address)
-        await self._member.run()
+        await self._member.run(
+            self._control, introduce(settings, Kind.GATEWAY, self._name, address, http)
+        )
         _log.warning("the coordinator is gone")
 
     def _api(self, authenticate: Authenticator) -> Api:
@@ -93,7 +74,11 @@ class GatewayProcess:
             self._router,
             settings.shards,
             RouteTable(
-                [*OPERATIONS, status_operation(lambda: self._map), move_operation(self._move)]
+                [
+                    *OPERATIONS,
+                    status_operation(lambda: self._member.map),
+                    move_operation(self._member.move),
+                ]
             ),
             authenticate,
             lambda home: mint(home, time.time_ns() // 1_000_000, os.urandom(RANDOM_BYTES)),
@@ -109,7 +94,7 @@ class GatewayProcess:
         return Statistics(self._edge.api.counters.samples())
 
     async def _host_statistics(self) -> list[tuple[str, Statistics]]:
-        names = {member.address: member.name for member in self._map.members}
+        names = {member.address: member.name for member in self._member.map.members}
         answers = await self._router.ask_hosts(GetStatistics, SCRAPE_MS)
         found = [
             (names.get(address, address), answer.body)
@@ -120,39 +105,5 @@ class GatewayProcess:
             raise TimeoutError("a host is silent")
         return found
 
-    async def _move(self, shard: int, host: str) -> str | None:
-        """Ask the coordinator. What is in the way, or None: it is under way."""
-        request_id = next(self._move_ids)
-        future: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
-        self._moves[request_id] = future
-        try:
-            if not self._member.say(Move(request_id, shard, host)):
-                return "the coordinator is not there at the moment"
-            return await asyncio.wait_for(future, MOVE_SECONDS)
-        except TimeoutError:
-            return "the coordinator does not answer"
-        finally:
-            del self._moves[request_id]
-
-    def _beat(self) -> Beat:
-        heads = [ShardHead(shard, *position) for shard, position in self._router.heads.items()]
-        return Beat(version=self._map.version, heads=heads)
-
-    def _receive(self, message: FromCoordinator) -> None:
-        if isinstance(message, Map):
-            self._map = message
-            routes = {route.shard: (route.epoch, route.address) for route in message.routes}
-            self._router.update_map(message.version, routes, message.failures.keys())
-            self._member.notice()
-        elif isinstance(message, MoveAnswer):
-            if (future := self._moves.get(message.request_id)) is not None and not future.done():
-                future.set_result(message.problem)
-        elif isinstance(message, Stop) and self._stopping is None:
-            self._stopping = asyncio.create_task(self._stop())
-
-    async def _stop(self) -> None:
-        """Accept nothing more, answer what is here."""
+    async def _close(self) -> None:
         await asyncio.gather(self._edge.close(), self._server.close())
-        await self._router.close()
-        self._member.leave()
-        _log.info("stopped")

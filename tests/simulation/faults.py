@@ -7,6 +7,7 @@ thaws, what was cut is mended. Only data that the server has lost stays lost.
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from tests.simulation.coordination import Coordination
 from tests.simulation.loop import SECOND
 from tests.simulation.nodes import Node
 from tests.simulation.redis_store import Append
@@ -128,6 +129,9 @@ class Faults:
                 self._registrar.move(fault.draws)
             case Kind.SEIZE:
                 self._registrar.seize(fault.draws)
+            case Kind.FREEZE_COORDINATOR:
+                if isinstance(self._registrar, Coordination):
+                    self._frost(self._registrar, fault)
             case _:
                 raise AssertionError(fault.kind)
 

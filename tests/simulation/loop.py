@@ -85,6 +85,11 @@ class Net(Protocol):
     ) -> tuple[Any, Any]:
         """As `loop.create_connection`."""
 
+    def listen(
+        self, loop: "SimulatedLoop", address: tuple[Any, ...], factory: Callable[[], Any]
+    ) -> None:
+        """`loop` accepts connections there."""
+
     def died(self, loop: "SimulatedLoop") -> None:
         """The process is gone, and its connections with it."""
 
@@ -276,6 +281,13 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         self, protocol_factory: Callable[[], Any], host: Any = None, port: Any = None, **_: Any
     ) -> tuple[Any, Any]:
         return await self._net.connect(self, protocol_factory, (host, port))
+
+    async def create_server(
+        self, protocol_factory: Callable[[], Any], host: Any = None, port: Any = None, **more: Any
+    ) -> Any:
+        """Of a socket that is none (`BoundSocket`)."""
+        self._net.listen(self, more["sock"].getsockname(), protocol_factory)
+        return more["sock"]
 
     def is_running(self) -> bool:
         return True

@@ -16,11 +16,29 @@ A frozen process's connections stay: its kernel takes bytes, and even new connec
 import asyncio
 from collections.abc import Callable
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
+from actors.address import TcpAddress
 from tests.simulation.loop import SimulatedLoop, Time
 
 Address = tuple[Any, ...]
+
+
+class BoundSocket(NamedTuple):
+    """What stands for a socket that is bound to an address of this network."""
+
+    address: Address
+
+    def getsockname(self) -> Address:
+        return self.address
+
+    def close(self) -> None:
+        """Whoever listens does so until it dies."""
+
+
+async def bind(address: TcpAddress) -> BoundSocket:
+    """As `actors.address.bind`."""
+    return BoundSocket(tuple(address))
 
 
 class Weather:

@@ -14,9 +14,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from actors import binary_server
+from actors import binary_server, control
 from actors import host as host_module
 from actors.archive import Archive
 from actors.binary_server import BinaryServer
@@ -36,7 +36,7 @@ from gateway.router import Router
 from tests.simulation.disk import MemoryDisk
 from tests.simulation.history import Arrived, Asked, Given, History, Told
 from tests.simulation.loop import SECOND, SimulatedLoop, Time
-from tests.simulation.network import Network, Transport
+from tests.simulation.network import Network, Transport, bind
 from tests.simulation.patch import Place
 from tests.simulation.redis_server import Session, SimulatedServer
 from tests.simulation.workload import Step
@@ -57,6 +57,8 @@ class Node(ABC):
         self.name = name
         self._make_loop = make_loop
         self.loop: SimulatedLoop | None = None
+        self.life = 0
+        """How many processes have had the name."""
 
     @property
     def is_up(self) -> bool:
@@ -70,12 +72,18 @@ class Node(ABC):
     def start(self) -> None:
         """A new process, unless there is one."""
         if not self.is_up:
+            self.life += 1
             self.loop = self._make_loop(self.name)
             self.loop.inject(self._begin, self.loop)
 
     def kill(self) -> None:
         if self.loop is not None:
             self.loop.kill()
+
+    def end_soon(self) -> None:
+        """The process ends by itself."""
+        if self.loop is not None:
+            self.loop.call_soon(self.kill)
 
     def freeze(self) -> None:
         if self.loop is not None:
@@ -88,6 +96,25 @@ class Node(ABC):
     @abstractmethod
     def _begin(self, loop: SimulatedLoop) -> None:
         """What the new process does first."""
+
+
+class Overseer(Protocol):
+    """Who tells hosts what to own, and gateways who owns it."""
+
+    def notice(self, host: "HostNode") -> None:
+        """Something changed in `host`."""
+
+    def emptied(self, host: "HostNode") -> None:
+        """`host` has lost every shard that it had."""
+
+    def host_begins(self, host: "HostNode") -> None:
+        """There is a new process."""
+
+    def host_serves(self, node: "HostNode", loop: SimulatedLoop, host: Host) -> None:
+        """`host` is what runs in the process."""
+
+    def gateway_serves(self, node: "GatewayNode", loop: SimulatedLoop) -> None:
+        """The same for a gateway."""
 
 
 # --- the server ------------------------------------------------------------------------------
@@ -263,8 +290,9 @@ class _TappedPending(_Tapped, Pending):
 TAPS: Final[list[Place]] = [
     (host_module, "Pending", _TappedPending),
     (host_module, "Single", _TappedSingle),
+    (control, "bind", bind),
 ]
-"""What to patch, to listen to every host of this interpreter."""
+"""What to patch, to listen to every host of this interpreter, and to keep off real sockets."""
 
 
 class _Listening:
@@ -294,7 +322,7 @@ class HostNode(Node):
         disk: MarksDisk,
         archive_disk: MemoryDisk | None,
         random: Random,
-        on_change: Callable[["HostNode"], None],
+        overseer: Overseer,
     ) -> None:
         """`disk`: of the marks; `archive_disk`: None = hosts archive nothing."""
         super().__init__(name, make_loop)
@@ -309,7 +337,8 @@ class HostNode(Node):
         self._disk = disk
         self._archive_disk = archive_disk
         self._random = random
-        self._on_change = on_change
+        self._overseer = overseer
+        self.server: BinaryServer | None = None
 
     def kill(self) -> None:
         super().kill()
@@ -341,6 +370,7 @@ class HostNode(Node):
     def _begin(self, loop: SimulatedLoop) -> None:
         self.is_stopping = False
         self.incarnation += 1
+        self._overseer.host_begins(self)
         loop.create_task(self._run(loop))
 
     async def _run(self, loop: SimulatedLoop) -> None:
@@ -358,16 +388,16 @@ class HostNode(Node):
             journals,
             SimulatedMarks(self._disk),
             self._random.randbytes,
-            lambda: self._on_change(self),
-            self.kill,
+            lambda: self._overseer.notice(self),
+            lambda: self._overseer.emptied(self),
             lambda stamp: Clock(stamp, wall=loop.wall, monotonic=loop.monotonic),
             None if disk is None else Archive(ARCHIVE, None, disk),
         )
         server = BinaryServer(self.name, self._settings.shards, _Listening(self, host), _anybody)
         self._net.listen(loop, (self.name, 7000), lambda: binary_server.Connection(server))
         host.start()
-        self.host = host
-        self._on_change(self)
+        self.host, self.server = host, server
+        self._overseer.host_serves(self, loop, host)
 
 
 def _anybody(key: str | None, peer: str) -> Scope | None:
@@ -386,14 +416,15 @@ class GatewayNode(Node):
         make_loop: MakeLoop,
         net: Network,
         shards: int,
-        on_start: Callable[["GatewayNode"], None],
+        overseer: Overseer,
     ) -> None:
         super().__init__(name, make_loop)
         self.address = f"tcp:{name}:8000"
         self.router: Router | None = None
         self._net = net
         self._shards = shards
-        self._on_start = on_start
+        self._overseer = overseer
+        self.server: BinaryServer | None = None
 
     def kill(self) -> None:
         super().kill()
@@ -410,7 +441,8 @@ class GatewayNode(Node):
         forwarder = Forwarder(self.router, lambda: Statistics([]))
         server = BinaryServer(self.name, self._shards, forwarder, _anybody)
         self._net.listen(loop, (self.name, 8000), lambda: binary_server.Connection(server))
-        self._on_start(self)
+        self.server = server
+        self._overseer.gateway_serves(self, loop)
 
 
 class ClientNode(Node):

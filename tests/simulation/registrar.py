@@ -9,9 +9,10 @@ and the journal must survive: give a shard to a second host while the first stil
 from random import Random
 from typing import Final
 
+from actors.host import Host
 from actors.recovery import Floor
 from engine.codec import Position
-from tests.simulation.loop import SECOND, Time
+from tests.simulation.loop import SECOND, SimulatedLoop, Time
 from tests.simulation.nodes import GatewayNode, HostNode
 
 LOOK: Final = SECOND // 4
@@ -62,6 +63,19 @@ class Registrar:
         if not self._is_noticed:
             self._is_noticed = True
             self._time.at(self._time.now + SECOND // 1_000, self._noticed)
+
+    def emptied(self, host: HostNode) -> None:
+        """It ends, and is started again in the end."""
+        host.kill()
+
+    def host_begins(self, host: HostNode) -> None:
+        """That tells nothing yet."""
+
+    def host_serves(self, node: HostNode, loop: SimulatedLoop, host: Host) -> None:
+        self.notice(node)
+
+    def gateway_serves(self, node: GatewayNode, loop: SimulatedLoop) -> None:
+        self.introduce(node)
 
     def _noticed(self) -> None:
         self._is_noticed = False

@@ -39,10 +39,13 @@ class Kind(Enum):
     EMPTY = "server comes back empty"
     FLUSHED = "somebody empties the server"
     KILL_ALL = "kill everything"
+    FREEZE_COORDINATOR = "freeze the coordinator"
 
 
 SMALL: Final = 0.75
 """Share of worlds of one shard and a reservation or two."""
+COORDINATED: Final = 0.25
+"""Share of worlds with a coordinator: they cost more."""
 LOSSY: Final[tuple[Kind, ...]] = (Kind.OLDER, Kind.EMPTY, Kind.FLUSHED)
 CONTESTED: Final[tuple[Kind, ...]] = (Kind.SEIZE, Kind.FREEZE_HOST, Kind.CUT, Kind.MOVE)
 """What leaves two owners who both think they are the one: worst when the server loses data."""
@@ -66,6 +69,8 @@ class Scenario:
     hosts: int = 1
     gateways: int = 1
     clients: int = 1
+    coordinated: bool = False
+    """The product's coordinator decides who owns what; else a registrar plays it."""
     straight: bool = False
     """Clients talk to hosts, not to gateways."""
     deadline_ms: int = 2_000
@@ -94,6 +99,7 @@ class Scenario:
             f"seed {self.seed}: {self.shards} shards, {self.hosts} hosts, {self.gateways} gateways,"
             f" {self.clients} clients{' straight to hosts' if self.straight else ''},"
             f"{' archives,' if self.archives else ''}"
+            f"{' coordinated,' if self.coordinated else ''}"
             f" grace {self.grace_us} us, windows {self.windows_us} us, weather {self.weather},"
             f" fsync {self.fsync_ns} ns, tuning {self.tuning}",
         ]
@@ -133,7 +139,17 @@ def draw(seed: int) -> Scenario:
     scenario.skus = workload.skus
     scenario.steps = workload.draw()
     scenario.faults = _faults(random, horizon)
+    _coordinate(scenario, Random(seed ^ 0xC00D), horizon)
     return scenario
+
+
+def _coordinate(scenario: Scenario, random: Random, horizon: int) -> None:
+    """In some worlds it is the product's coordinator that decides who owns what."""
+    scenario.coordinated = random.random() < COORDINATED
+    if scenario.coordinated and random.random() < 0.4:
+        at = random.randrange(horizon + SECOND // 2)
+        scenario.faults.append(_fault(random, at, Kind.FREEZE_COORDINATOR))
+        scenario.faults.sort(key=lambda fault: fault.at)
 
 
 def _tuning(random: Random) -> dict[str, int | float]:
@@ -159,7 +175,7 @@ def _faults(random: Random, horizon: int) -> list[Fault]:
     """None in some worlds; in the others a few kinds, several times."""
     if random.random() < 0.15:
         return []
-    usual: list[Kind] = [kind for kind in Kind if kind not in LOSSY]
+    usual: list[Kind] = [kind for kind in Kind if kind not in (*LOSSY, Kind.FREEZE_COORDINATOR)]
     kinds = random.sample(usual, random.choice((1, 1, 2, 3, 5)))
     if random.random() < 0.12:
         kinds.append(random.choice(LOSSY))

@@ -34,6 +34,7 @@ from engine.messages import Command, Status
 from gateway import router
 from gateway.lane import is_repeatable
 from tests.simulation.checker import judge
+from tests.simulation.coordination import Coordination, Nursery
 from tests.simulation.disk import MemoryDisk
 from tests.simulation.faults import ROOM, Faults
 from tests.simulation.history import History, Stored
@@ -101,34 +102,23 @@ class World:
         self.node = ServerNode(self._make_loop, self.net, self.server, self.random)
         self.node.fsync_ns = scenario.fsync_ns
         settings = self._settings()
-        self.hosts = [
-            HostNode(
-                f"host-{number}",
-                self._make_loop,
-                self.net,
-                self.time,
-                self.history,
-                settings,
-                self.disk,
-                self.archive_disk,
-                self.random,
-                lambda host: self.registrar.notice(host),
+        self.hosts: list[HostNode] = []
+        self.gateways: list[GatewayNode] = []
+        self.registrar: Registrar | Coordination
+        if scenario.coordinated:
+            nursery = Nursery(self.time, self.random, self._host, self._gateway)
+            self.registrar = Coordination(
+                self._make_loop, self.time, settings, nursery, scenario.hosts
             )
-            for number in range(scenario.hosts)
-        ]
-        self.gateways = [
-            GatewayNode(
-                f"gateway-{number}",
-                self._make_loop,
-                self.net,
-                scenario.shards,
-                lambda gateway: self.registrar.introduce(gateway),
+        else:
+            self.registrar = Registrar(
+                self.time, self.random, scenario.shards, self.hosts, self.gateways
             )
-            for number in range(scenario.gateways)
-        ]
-        self.registrar = Registrar(
-            self.time, self.random, scenario.shards, self.hosts, self.gateways
-        )
+        first = int(scenario.coordinated)
+        for number in range(first, first + scenario.hosts):
+            self._host(f"host-{number}")
+        for number in range(first, first + scenario.gateways):
+            self._gateway(f"gateway-{number}")
         addresses = [each.address for each in (self.hosts if scenario.straight else self.gateways)]
         self.clients = [
             self._client(f"client-{number}", addresses[number % len(addresses)])
@@ -139,6 +129,27 @@ class World:
         self.streams: list[set[tuple[Position, bytes]]] = []
         """What stands in the server in the end, by shard."""
 
+    def _host(self, name: str) -> HostNode:
+        """The host of that name; it may have to be made."""
+        for node in self.hosts:
+            if node.name == name:
+                return node
+        node = HostNode(
+            *(name, self._make_loop, self.net, self.time, self.history, self._settings()),
+            *(self.disk, self.archive_disk, self.random, self.registrar),
+        )
+        self.hosts.append(node)
+        return node
+
+    def _gateway(self, name: str) -> GatewayNode:
+        for node in self.gateways:
+            if node.name == name:
+                return node
+        shards = self.scenario.shards
+        node = GatewayNode(name, self._make_loop, self.net, shards, self.registrar)
+        self.gateways.append(node)
+        return node
+
     def _client(self, name: str, address: str) -> ClientNode:
         return ClientNode(
             name, self._make_loop, self.time, self.history, address, self.scenario.deadline_ms
@@ -148,7 +159,9 @@ class World:
         finished, keys, returns = self.scenario.windows_us
         return Settings(
             shards=self.scenario.shards,
-            hosts=1,
+            hosts=min(self.scenario.hosts, self.scenario.shards),
+            gateways=self.scenario.gateways,
+            control_token="token",
             grace_us=self.scenario.grace_us,
             finished_window_us=finished,
             keys_window_us=keys,
@@ -175,15 +188,11 @@ class World:
 
     def run(self) -> Outcome:
         """From the beginning to the judgement."""
-        nodes: list[Node] = [
-            self.node,
-            *self.hosts,
-            *self.gateways,
-            *self.clients,
-            self.witness,
-        ]
-        for node in nodes:
+        for node in (self.node, *self.clients, self.witness):
             node.start()
+        if not self.scenario.coordinated:
+            for node in (*self.hosts, *self.gateways):
+                node.start()
         self.registrar.begin()
         steps, faults = self.scenario.steps, self.scenario.faults
         for step in steps:
@@ -201,12 +210,17 @@ class World:
             self._take_digests()
         if self.server.serving:
             self.streams = [self._stream(shard) for shard in range(self.scenario.shards)]
-        for node in nodes:
+        for node in self._nodes():
             node.kill()
         outcome = self._judge()
         for loop in self._loops:
             loop.bury()
         return outcome
+
+    def _nodes(self) -> list[Node]:
+        """All there are."""
+        nodes = [self.node, *self.hosts, *self.gateways, *self.clients, self.witness]
+        return [*nodes, self.registrar] if isinstance(self.registrar, Coordination) else nodes
 
     def _judge(self) -> Outcome:
         history = self.history
@@ -271,7 +285,7 @@ class World:
         self.node.fsync_ns = min(self.node.fsync_ns, SECOND // 1_000)
         self.net.mend_all()
         self.net.weather.calm()
-        for node in (self.node, *self.hosts, *self.gateways, *self.clients, self.witness):
+        for node in self._nodes():
             node.thaw()
             node.start()
 

@@ -1,0 +1,90 @@
+"""A gateway as a member of the engine: what it is told by the coordinator, and passes on to it.
+
+coordinator ──Map──►              who owns what: the router sends accordingly from now on
+coordinator ◄──Beat──             which map is known here, and the newest records heard of
+coordinator ◄──Move──, ──MoveAnswer──►      what an operator asked for
+coordinator ──Stop──►             accepts nothing more, answers what it has, says Left
+"""
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+
+from actors.control import (
+    Beat,
+    ControlMember,
+    FromCoordinator,
+    Join,
+    Map,
+    Move,
+    MoveAnswer,
+    ShardHead,
+    Stop,
+)
+from gateway.router import Router
+
+MOVE_SECONDS: Final = 2.0
+_log = structlog.get_logger(__name__)
+
+
+class GatewayMember:
+    """The word between one gateway and its coordinator."""
+
+    def __init__(self, router: Router, close: Callable[[], Awaitable[None]]) -> None:
+        """`close`: accept nothing more, and answer what is here; the router is closed after
+        that."""
+        self.map = Map(-1, router.shards, [], [], {})
+        """The newest that was heard."""
+        self._router = router
+        self._close = close
+        self._stopping: asyncio.Task[None] | None = None
+        self._moves: dict[int, asyncio.Future[str | None]] = {}
+        self._move_ids = itertools.count()
+        self._control: ControlMember | None = None
+
+    async def run(self, control: str, join: Join) -> None:
+        """Be a member of the coordinator at `control`, until that is gone for good."""
+        self._control = ControlMember(control, join, self._beat, self._receive)
+        await self._control.run()
+
+    async def move(self, shard: int, host: str) -> str | None:
+        """Ask the coordinator. What is in the way, or None: it is under way."""
+        request_id = next(self._move_ids)
+        future: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        self._moves[request_id] = future
+        try:
+            if self._control is None or not self._control.say(Move(request_id, shard, host)):
+                return "the coordinator is not there at the moment"
+            return await asyncio.wait_for(future, MOVE_SECONDS)
+        except TimeoutError:
+            return "the coordinator does not answer"
+        finally:
+            del self._moves[request_id]
+
+    def _beat(self) -> Beat:
+        heads = [ShardHead(shard, *position) for shard, position in self._router.heads.items()]
+        return Beat(version=self.map.version, heads=heads)
+
+    def _receive(self, message: FromCoordinator) -> None:
+        assert self._control is not None, "whoever is heard is running"
+        if isinstance(message, Map):
+            self.map = message
+            routes = {route.shard: (route.epoch, route.address) for route in message.routes}
+            self._router.update_map(message.version, routes, message.failures.keys())
+            self._control.notice()
+        elif isinstance(message, MoveAnswer):
+            if (future := self._moves.get(message.request_id)) is not None and not future.done():
+                future.set_result(message.problem)
+        elif isinstance(message, Stop) and self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop())
+
+    async def _stop(self) -> None:
+        """Accept nothing more, answer what is here."""
+        await self._close()
+        await self._router.close()
+        if self._control is not None:
+            self._control.leave()
+        _log.info("stopped")
