@@ -38,13 +38,13 @@ from msgspec import Struct
 
 from actors.archive import Archive, ArchiveGapError, CorruptArchiveError, Segment
 from actors.archiver import JournalEndsError, Readable, batches, copy_snapshot
+from actors.claim import GenesisError, check_installation
 from actors.data_directory import DataDirectory
 from actors.fresh_directory import UnfitTargetError, fresh_directory, to_end
 from actors.installation import Installation, InstallationError, read_installation
 from actors.journal import BusyError, Entry, JournalError, LostError
 from actors.marks import CorruptMarkError, Mark, read_mark
 from actors.patience import patiently
-from actors.recovery import GenesisError, check_installation
 from engine import limits
 from engine.codec import (
     GENESIS,

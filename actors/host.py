@@ -11,7 +11,7 @@ may be a frozen one that has woken up, and is of no more use to anybody.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 from zlib import crc32
 
@@ -20,17 +20,21 @@ import structlog
 from actors.archive import AnyArchive
 from actors.archiver import Archiver
 from actors.auditor import Turns
+from actors.claim import Floor
 from actors.clock import Clock
 from actors.config import Settings
+from actors.followers import Followers
 from actors.historian import Historian
 from actors.inbox import Portion
 from actors.journal import BusyError, Journal, JournalError, LostError, Memory
 from actors.marks import CorruptMarkError, Marks
-from actors.owner import CLOSED, ENDED, Owner, Ownership, Phase, Tally
+from actors.owner import CLOSED, ENDED, Owner, Phase
+from actors.ownership import Ownership
 from actors.pending import NOT_DONE, Gathered, Pending, Single
-from actors.recovery import Floor
+from actors.recovery import Recovery
 from actors.snapshotter import Snapshotter
 from actors.statistics import measure
+from actors.tally import Tally
 from engine import limits
 from engine.codec import Position
 from engine.messages import (
@@ -115,6 +119,8 @@ class HostStatus(NamedTuple):
     """shard → seconds since the journal last acknowledged that it is ours"""
     alarms: dict[int, str]
     """shard → the first thing that its newest audit has found"""
+    near: list[int]
+    """Shards of other hosts that could be taken over in a moment"""
 
 
 class Host:
@@ -172,6 +178,9 @@ class Host:
         self.archiver = (
             None if archive is None else Archiver(archive, settings.archive_snapshot_bytes)
         )
+        self._followers = Followers(
+            lambda shard: self._ownership.recovery(shard, self._journal_of(shard)), on_change
+        )
         self.turns = Turns()
         self.historian = Historian(settings.shards, archive)
 
@@ -190,7 +199,7 @@ class Host:
         floors = [] if floor is None else [floor]
         owner = self._owners.get(shard)
         if owner is None or owner.phase in ENDED:
-            self._own(shard, floors)
+            self._own(shard, floors, self._followers.take(shard))
         elif owner.is_stopping:
             self._again[shard] = floors
 
@@ -201,22 +210,31 @@ class Host:
         if owner is not None:
             owner.stop()
 
-    def _own(self, shard: int, floors: list[Floor]) -> None:
+    def follow(self, shards: Iterable[int]) -> None:
+        """Keep up with these shards of other hosts, and with no others."""
+        ours = [number for number, each in self._owners.items() if each.phase not in ENDED]
+        self._followers.follow([] if self._stopping else set(shards) - set(ours))
+
+    def _own(self, shard: int, floors: list[Floor], recovery: Recovery | None = None) -> None:
         owner = Owner(
             shard,
             self._ownership,
-            self._journals[shard % len(self._journals)],
+            self._journal_of(shard),
             self._marks,
             self._clock_from,
             self.tally,
             self._random_bytes(16),
             self._changed,
+            recovery,
             self.archiver,
             self.turns,
             self.historian,
         )
         self._owners[shard] = owner
         self._run(self._look_after(owner, floors))
+
+    def _journal_of(self, shard: int) -> HostJournal:
+        return self._journals[shard % len(self._journals)]
 
     def _run(self, work: Coroutine[None, None, None]) -> None:
         task = self._loop.create_task(work)
@@ -280,12 +298,14 @@ class Host:
                 for each in serving
                 if each.auditor is not None and each.auditor.alarm
             },
+            self._followers.near(),
         )
 
     async def stop(self) -> None:
         """Serve what is queued, write the marks, leave every shard."""
         self._stopping = True
         self._again.clear()
+        self._followers.follow([])
         for owner in self._owners.values():
             owner.stop()
         if self._tasks:

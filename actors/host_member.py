@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from actors.claim import Floor
 from actors.control import (
     Assign,
     Beat,
@@ -27,7 +28,6 @@ from actors.control import (
     Stop,
 )
 from actors.host import Host
-from actors.recovery import Floor
 from engine.codec import Position
 
 _log = structlog.get_logger(__name__)

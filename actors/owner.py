@@ -19,24 +19,27 @@ from collections.abc import Callable
 from enum import Enum
 from functools import partial
 from time import monotonic
-from typing import Final, NamedTuple
+from typing import Final
 
 import structlog
 
 from actors.appender import Appender, FencedError, RegressedError
 from actors.archiver import Archiver
 from actors.auditor import Auditor, Turns
+from actors.claim import Floor, claim
 from actors.clock import Clock
 from actors.historian import Historian, Question
 from actors.inbox import Inbox, Portion, Waiter
 from actors.journal import Journal, JournalError
 from actors.marks import CorruptMarkError, Marks
+from actors.ownership import Ownership
 from actors.past import Moment
 from actors.pending import NOT_DONE, OUTCOME_UNKNOWN
-from actors.recovery import ClaimLostError, Floor, GenesisError, Recovered, claim, opened, recover
+from actors.recovery import UNTRUSTED, ClaimLostError, Recovered, Recovery
 from actors.snapshotter import Snapshotter
+from actors.tally import Tally
 from engine import limits
-from engine.codec import START, CorruptRecordError, Position, encode_event
+from engine.codec import START, Position, encode_event
 from engine.messages import (
     Answer,
     Audit,
@@ -48,8 +51,6 @@ from engine.messages import (
     MovedTo,
     Status,
 )
-from engine.shard import Shard
-from engine.snapshot import CorruptSnapshotError
 
 _log = structlog.get_logger(__name__)
 
@@ -67,14 +68,7 @@ class Phase(Enum):
     RELEASED = "released"
 
 
-_UNTRUSTED: Final = (
-    CorruptRecordError,
-    CorruptSnapshotError,
-    CorruptMarkError,
-    RegressedError,
-    GenesisError,
-    JournalError,
-)
+_UNTRUSTED: Final = (*UNTRUSTED, CorruptMarkError, JournalError)
 _NO_COUNTS: Final[list[int]] = []
 _FAULTY: Final = Answer(
     Status.INVALID, Detail("the engine failed on this command, and did not do it; please report it")
@@ -82,51 +76,6 @@ _FAULTY: Final = Answer(
 ENDED: Final = frozenset((Phase.FENCED, Phase.FAILED, Phase.BROKEN, Phase.RELEASED))
 CLOSED: Final = ENDED | {Phase.LEAVING}
 """Phases in which no command is taken."""
-
-
-class Ownership(NamedTuple):
-    """What an owner is told of the installation and its host."""
-
-    shards: int
-    cluster_id: str
-    host: str
-    remembered_max: int
-    grace_us: int
-    finished_window_us: int
-    returns_window_us: int
-    keys_window_us: int
-    audit_interval_us: int = 0
-    """Between audits that nobody asks for; 0 = there are none."""
-
-
-class Tally:
-    """Counters of one host's owners, written by them and read at scrape."""
-
-    __slots__ = (
-        "appended_bytes",
-        "appends",
-        "barriers",
-        "batch",
-        "batched",
-        "elapsed",
-        "outcomes",
-        "seconds",
-    )
-
-    SECONDS: Final = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0)
-    BATCH: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-
-    def __init__(self) -> None:
-        self.appends = 0
-        self.appended_bytes = 0
-        self.barriers = 0
-        self.outcomes: dict[type[Command], list[int]] = {}
-        """Per command, how often each status was answered."""
-        self.seconds = [0] * (len(self.SECONDS) + 1)
-        """Of appends, from the write to the acknowledgement."""
-        self.elapsed = 0.0
-        self.batch = [0] * (len(self.BATCH) + 1)
-        self.batched = 0
 
 
 class Owner:
@@ -142,23 +91,24 @@ class Owner:
         tally: Tally,
         nonce: bytes,
         on_change: Callable[["Owner"], None],
+        recovery: Recovery | None = None,
         archiver: Archiver | None = None,
         turns: Turns | None = None,
         historian: Historian | None = None,
     ) -> None:
         """`clock_from` makes a clock that never goes back behind a stamp; `nonce` is random;
-        `archiver` gets what is trimmed; `turns` are shared by the owners of one host, and so is the
-        `historian`, who answers what is asked about the past."""
+        `recovery` may have read the journal already; `archiver` gets what is trimmed; `turns` are
+        shared by the owners of one host, and so is the `historian`, who answers what is asked
+        about the past."""
         self.number = number
         self.phase = Phase.CLAIMING
         self.reason = ""
-        self.progress = 0
-        """Records and chunks read by the recovery so far."""
         self.epoch = 0
         self.proven_at = 0.0
         """When, in the loop's time, the journal last acknowledged that the shard is ours."""
         self._ownership = ownership
-        self.shard = self._make_shard()
+        self._recovery = recovery or ownership.recovery(number, journal)
+        self.shard = ownership.make_shard(number)
         self.appender: Appender | None = None
         self.snapshotter: Snapshotter | None = None
         self.auditor: Auditor | None = None
@@ -308,14 +258,7 @@ class Owner:
         )
         self.epoch = ours.position.epoch
         self._turn(Phase.RECOVERING)
-        found = await recover(
-            self._journal,
-            ours,
-            self._make_shard,
-            ownership.cluster_id,
-            floors,
-            self._note_progress,
-        )
+        found = await self._recovery.finish(ours, floors)
         self._check_marks_again(found)
         self.shard = found.shard
         self._clock = self._clock_from(max(self.shard.state.now, claimed_at))
@@ -332,14 +275,7 @@ class Owner:
         )
         self._look_after(found, self.appender)
         stamp = self._clock.now()
-        event = opened(
-            found,
-            stamp=stamp,
-            grace_us=ownership.grace_us,
-            finished_window_us=ownership.finished_window_us,
-            returns_window_us=ownership.returns_window_us,
-            keys_window_us=ownership.keys_window_us,
-        )
+        event = ownership.opened(found, stamp)
         self.shard.replay(stamp, [event])
         await self.appender.append(stamp, [event])
         self.proven_at = self._seen_at = self._loop.time()
@@ -388,12 +324,6 @@ class Owner:
         """The newest record that a mark tells of."""
         mark = self._marks.read(self.number)
         return None if mark is None else mark.position
-
-    def _make_shard(self) -> Shard:
-        return Shard(self.number, self._ownership.shards, self._ownership.remembered_max)
-
-    def _note_progress(self, read: int) -> None:
-        self.progress = read
 
     async def _serve(self) -> None:
         shard, clock = self.shard, self._clock
@@ -576,6 +506,11 @@ class Owner:
         if self.phase is Phase.FAILED:
             return Answer(Status.SHARD_STOPPED)
         return Answer(Status.MOVED, MovedTo(self.number, self.epoch, ""))
+
+    @property
+    def progress(self) -> int:
+        """Records and chunks read by the recovery so far."""
+        return self._recovery.progress
 
     @property
     def journal(self) -> Journal:

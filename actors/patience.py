@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 from actors.journal import BusyError, FullError, LostError
 
 T = TypeVar("T")
-_BACKOFF_SECONDS: Final = 0.2
+BACKOFF_SECONDS: Final = 0.05
 
 
 async def patiently(ask: Callable[[], Awaitable[T]]) -> T:
@@ -18,4 +18,4 @@ async def patiently(ask: Callable[[], Awaitable[T]]) -> T:
         except FullError:
             raise
         except (BusyError, LostError):
-            await asyncio.sleep(_BACKOFF_SECONDS)
+            await asyncio.sleep(BACKOFF_SECONDS)

@@ -1,14 +1,17 @@
-"""How a shard comes back: claim, then snapshot and tail, then `opened`.
+"""How a shard comes back: what its journal says, read from the newest snapshot to our claim.
 
-    look ── claim <epoch>-0 ── snapshot ── records up to the claim ── opened <epoch>-1 ── serve
-      │         │
-      │         └ somebody else's: fenced
-      └ no stream: genesis, unless a mark says that there was one
+    preload ── snapshot ── records … ── follow its owner ──┐
+                                                           ├─ finish: what still stands ── records
+    (nothing was read before) ─── snapshot ── records ─────┘   up to our claim ── `Recovered`
 
 From the claim on every older owner's appends are refused, so what is read after it is all there
 ever will be of theirs. Every record must prove itself and link with the one before; the journal
-must reach every mark that anybody kept of it, with the same checksum. What does not is refused with
-the place and the reason: the shard stops, it never skips and never guesses.
+must reach every floor, a record that is known to be acknowledged, with the same checksum. What does
+not is refused with the place and the reason: the shard stops, it never skips and never guesses.
+
+What was read before the claim is a head start, never a verdict: the server may have gone back since
+and be another's, or have been trimmed before we had read on. So it counts only if its last record
+stands where it stood, and whatever is wrong with what follows is found, or not, by reading anew.
 """
 
 import asyncio
@@ -18,8 +21,9 @@ from typing import Final, NamedTuple
 import structlog
 
 from actors.appender import FencedError, RegressedError
-from actors.archiver import Readable
-from actors.journal import BusyError, Entry, Journal, LostError, MissingError, RefusedError
+from actors.claim import Floor, GenesisError, check_identity
+from actors.journal import Entry, Journal
+from actors.reading import before, load, read
 from engine import limits
 from engine.codec import (
     GENESIS,
@@ -30,33 +34,22 @@ from engine.codec import (
     check_link,
     checksum_of,
     decode_record,
-    encode_record,
 )
-from engine.messages import Claimed, Event, Genesis, Opened, SnapshotBegun, SnapshotTaken
+from engine.messages import Event, Opened, SnapshotBegun, SnapshotTaken
 from engine.placement import HASH
 from engine.shard import Shard
 from engine.snapshot import CorruptSnapshotError, SnapshotReader, chunk_name
 
 _PAGE: Final = 64
 """Records that are read at once."""
-_BACKOFF_SECONDS: Final = 0.05
-_LAST_SEQUENCE: Final = 2**63 - 1
+UNTRUSTED: Final = (CorruptRecordError, CorruptSnapshotError, RegressedError, GenesisError)
+"""What is wrong with a journal that a shard must not be served from."""
+_USELESS: Final = (*UNTRUSTED, FencedError)
 _log = structlog.get_logger(__name__)
-
-
-class GenesisError(Exception):
-    """The journal is of another installation, or of one with another number of shards."""
 
 
 class ClaimLostError(RegressedError):
     """The journal has lost our claim before anything rested on it: it may be made again."""
-
-
-class Floor(NamedTuple):
-    """A record that was acknowledged: the journal must reach it. `checksum` None = not known."""
-
-    position: Position
-    checksum: int | None
 
 
 class Recovered(NamedTuple):
@@ -67,335 +60,299 @@ class Recovered(NamedTuple):
     last_position: Position
     last_checksum: int
     generations: list[Position]
-    """The snapshots that are kept, older first; it was restored from the last…"""
+    """The snapshots that are kept, older first…"""
     chunks: int
-    """…which has so many."""
+    """…the last of which has so many; 0 = it is not known."""
     records: int
+    """Replayed since the newest of them…"""
     events: int
     written: int
-    """Bytes of the records that were replayed."""
+    """…and their bytes."""
     begun: list[Position]
-    """Snapshots that were begun after the one it was restored from: nobody needs their chunks."""
+    """Snapshots that were begun after the newest: nobody needs their chunks."""
 
 
-async def _read(
-    journal: Readable, number: int, after: Position, count: int, *, newest: bool = False
-) -> list[Entry]:
-    """What the journal reads, once it answers."""
-    while True:
-        try:
-            return await journal.read(number, after, count, newest=newest)
-        except (BusyError, LostError):
-            await asyncio.sleep(_BACKOFF_SECONDS)
+class Recovery:
+    """One shard, on its way back."""
 
+    def __init__(self, journal: Journal, make_shard: Callable[[], Shard], cluster_id: str) -> None:
+        self.progress = 0
+        """Records and chunks read so far."""
+        self.is_near = False
+        """Whether all that stood in the journal a moment ago has been read."""
+        self._journal = journal
+        self._make_shard = make_shard
+        self._cluster_id = cluster_id
+        self._replay: _Replay | None = None
+        self._following: asyncio.Task[None] | None = None
 
-async def _load(journal: Readable, number: int, name: str) -> bytes | None:
-    """The chunk, once the journal answers."""
-    while True:
-        try:
-            return await journal.load(number, name)
-        except (BusyError, LostError):
-            await asyncio.sleep(_BACKOFF_SECONDS)
+    def follow(self, on_near: Callable[[], None]) -> None:
+        """Read what there is, call `on_near`, and read whatever comes, until `leave` or `finish`.
 
+        What cannot be followed is read anew, after a pause.
+        """
+        self._following = asyncio.create_task(self._follow(on_near))
 
-async def check_installation(
-    journal: Readable, number: int, *, shards: int, cluster_id: str
-) -> None:
-    """Raise GenesisError if the journal of shard `number` is not of this installation.
+    def leave(self) -> None:
+        """Follow no more."""
+        if self._following is not None:
+            self._following.cancel()
 
-    Before the claim: whoever must not own a shard must not fence its owner either.
-    """
-    first = await _read(journal, number, START, 1)
-    if not first:
-        return
-    record = decode_record(first[0].record, number, first[0].position)
-    genesis = record.events[0] if record.events else None
-    if isinstance(genesis, Genesis):
-        found = (genesis.cluster_id, genesis.shards, genesis.hash)
-    else:
-        newest = await _newest(journal, number)
-        pointer = record.snapshot if newest is None else newest.snapshot
-        shard = Shard(number, shards)
-        data = await _load(journal, number, chunk_name(pointer, 0))
-        if data is None:
-            return  # `recover` finds out what is missing
-        SnapshotReader(shard.state, number, pointer).feed(data)
-        found = (shard.state.cluster_id, shard.state.shards, shard.state.hash)
-    _check_installation(number, found, (cluster_id, shards, HASH))
+    async def finish(self, ours: Entry, floors: Iterable[Floor]) -> Recovered:
+        """The shard as of the last record before `ours`, our claim; the journal must reach
+        `floors`.
 
+        Raises CorruptRecordError, CorruptSnapshotError, RegressedError, ClaimLostError,
+        GenesisError or FencedError.
+        """
+        wanted = list(floors)
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.wait([self._following])
+        if self._replay is not None:
+            try:
+                await self._check_head(self._replay)
+                return await self._finish(self._replay, ours, wanted)
+            except _USELESS as error:
+                _log.warning("read_anew", reason=str(error))
+        self._replay = await self._restore()
+        return await self._finish(self._replay, ours, wanted)
 
-def _check_installation(
-    number: int, found: tuple[str, int, str], ours: tuple[str, int, str]
-) -> None:
-    if found[1:] != ours[1:]:
-        raise GenesisError(
-            f"shard {number}: its journal is of {found[1]} shards by {found[2]}, not of"
-            f" {ours[1]} by {ours[2]}"
+    async def _follow(self, on_near: Callable[[], None]) -> None:
+        while True:
+            try:
+                self._replay = self._replay or await self._restore()
+                await self._read_on(self._replay, None)
+                if not self.is_near:
+                    self.is_near = True
+                    on_near()
+                await asyncio.sleep(limits.FOLLOW_SECONDS)
+            except _USELESS as error:
+                self._replay, self.is_near = None, False
+                _log.info("read_anew", reason=str(error))
+                await asyncio.sleep(limits.FOLLOW_AGAIN_SECONDS)
+
+    async def _finish(self, replay: "_Replay", ours: Entry, floors: list[Floor]) -> Recovered:
+        await self._read_on(replay, ours)
+        await self._check_floors(replay, floors)
+        state, number = replay.shard.state, replay.shard.number
+        check_identity(
+            number,
+            (state.cluster_id, state.shards, state.hash),
+            (self._cluster_id, replay.shard.shards, HASH),
         )
-    if ours[0] and found[0] != ours[0]:
-        raise GenesisError(
-            f"shard {number}: its journal is of installation {found[0]}, this is {ours[0]}"
-        )
+        return replay.recovered(await asyncio.to_thread(replay.shard.digest))
 
-
-async def claim(
-    journal: Journal,
-    number: int,
-    *,
-    shards: int,
-    cluster_id: str,
-    host: str,
-    nonce: bytes,
-    stamp: int,
-    floors: Iterable[Floor],
-) -> Entry:
-    """Become the owner of shard `number`: our claim. Raises FencedError if another does.
-
-    `nonce` is random and tells our claim from one that somebody else makes at the same moment.
-    """
-    await check_installation(journal, number, shards=shards, cluster_id=cluster_id)
-    floors = list(floors)
-    last = await _newest(journal, number)
-    if last is None:
-        if floors:
-            raise RegressedError(
-                f"shard {number}: no journal, though"
-                f" {max(floor.position for floor in floors)} was acknowledged"
-            )
-        await _begin(journal, number, shards, cluster_id, stamp)
-        last = await _newest(journal, number)
-        if last is None:
-            raise RegressedError(f"shard {number}: the journal was in use and is empty now")
-    epoch = max([last.position.epoch, *(floor.position.epoch for floor in floors)]) + 1
-    events: list[Event] = [Claimed(nonce, host)]
-    position = Position(epoch, 0)
-    ours = Entry(position, encode_record(number, position, stamp, 0, last.snapshot, events)[0])
-    while True:
-        try:
-            await journal.append(number, position, ours.record)
-        except BusyError:
-            await asyncio.sleep(_BACKOFF_SECONDS)
-            continue
-        except (LostError, RefusedError) as error:
-            found = await _read(journal, number, Position(epoch - 1, _LAST_SEQUENCE), 1)
-            if not found and isinstance(error, LostError):
-                continue
-            if not found:
-                raise RegressedError(f"shard {number}: the claim {position} is refused") from error
-            if found[0] != ours:
-                raise FencedError(f"shard {number}: {found[0].position} is another's") from None
-        except MissingError as error:
-            raise RegressedError(str(error)) from error
-        return ours
-
-
-async def _newest(journal: Readable, number: int) -> Record | None:
-    entries = await _read(journal, number, START, 1, newest=True)
-    return decode_record(entries[0].record, number, entries[0].position) if entries else None
-
-
-async def _begin(journal: Journal, number: int, shards: int, cluster_id: str, stamp: int) -> None:
-    """Write the first record of a new journal; somebody else may be first."""
-    genesis: list[Event] = [Genesis(cluster_id, shards, HASH)]
-    data, _ = encode_record(number, GENESIS, stamp, 0, START, genesis)
-    while True:
-        try:
-            await journal.append(number, GENESIS, data, create=True)
-        except BusyError:
-            await asyncio.sleep(_BACKOFF_SECONDS)
-            continue
-        except LostError:
-            if await _newest(journal, number) is None:
-                continue
-        except RefusedError:
-            pass  # it is there: ours, sent twice, or another's of the same moment
-        return
-
-
-async def recover(
-    journal: Journal,
-    ours: Entry,
-    make_shard: Callable[[], Shard],
-    cluster_id: str,
-    floors: Iterable[Floor],
-    progress: Callable[[int], None],
-) -> Recovered:
-    """The shard as of the last record before `ours`, our claim.
-
-    `progress` is told the number of records and chunks read so far. Raises CorruptRecordError,
-    CorruptSnapshotError, RegressedError, ClaimLostError, GenesisError or FencedError.
-    """
-    shard, reader = await _restore_newest(journal, make_shard, progress)
-    cut = None if reader is None else await asyncio.to_thread(reader.digest)
-    replay = _Replay(shard, ours, list(floors), reader, cut)
-    written = 0
-    while not replay.done:
-        page = await _read(journal, shard.number, replay.position, _PAGE)
-        if not page:
-            raise ClaimLostError(f"shard {shard.number}: our claim {ours.position} is gone")
-        for entry in page:
-            if not replay.done:
-                replay.take(decode_record(entry.record, shard.number, entry.position))
-                written += len(entry.record)
+    async def _read_on(self, replay: "_Replay", claim: Entry | None) -> None:
+        """Apply what stands after what was read: up to `claim`, or all there is."""
+        number = replay.shard.number
+        while page := await read(self._journal, number, replay.position, _PAGE):
+            for entry in page:
+                record = decode_record(entry.record, number, entry.position)
+                if claim is not None and record.position == claim.position:
+                    replay.arrive(record, claim)
+                    return
+                replay.take(record, len(entry.record))
+                self.progress += 1
                 await asyncio.sleep(0)  # others share this loop: heartbeats, other shards
-        progress(replay.records)
-    state = shard.state
-    _check_installation(
-        shard.number,
-        (state.cluster_id, state.shards, state.hash),
-        (cluster_id, shard.shards, HASH),
-    )
-    generations = [] if reader is None else [reader.previous, reader.position]
-    progress(replay.records + 1)
-    digest = await asyncio.to_thread(shard.digest)
-    return Recovered(
-        shard,
-        digest,
-        replay.position,
-        replay.checksum,
-        [each for each in generations if each != START],
-        0 if reader is None else reader.chunks,
-        replay.records,
-        replay.events,
-        written,
-        replay.begun,
-    )
+        if claim is not None:
+            raise ClaimLostError(f"shard {number}: our claim {claim.position} is gone")
 
+    async def _check_head(self, replay: "_Replay") -> None:
+        """What was read before the claim must stand where it stood."""
+        number, position = replay.shard.number, replay.position
+        found = await read(self._journal, number, before(position), 1)
+        if position != START and (
+            not found
+            or found[0].position != position
+            or checksum_of(found[0].record) != replay.checksum
+        ):
+            raise RegressedError(f"shard {number}: {position} is not there any more")
 
-async def _restore_newest(
-    journal: Journal, make_shard: Callable[[], Shard], progress: Callable[[int], None]
-) -> tuple[Shard, SnapshotReader | None]:
-    """A shard as of the newest snapshot that is whole, or a new one.
-
-    A claim may point at a snapshot that was replaced while it was made, and a stream that was given
-    back may point at chunks which were not. Then the snapshot before serves as well, since the
-    journal reaches back to it; if it did not, the records would not link.
-    """
-    shard = make_shard()
-    tried = {START}
-    async for pointers in _pointers(journal, shard.number):
-        for pointer in sorted(pointers - tried, reverse=True):
-            reader = await _restore(journal, shard, pointer, progress)
-            if reader is not None:
-                return shard, reader
-            shard = make_shard()
-        tried |= pointers
-    return shard, None
-
-
-async def _pointers(journal: Journal, number: int) -> AsyncIterator[set[Position]]:
-    """The snapshots that records tell of: of the last records; and then, if these are not enough,
-    of all."""
-    newest = await _read(journal, number, START, _PAGE, newest=True)
-    yield _told(number, newest)
-    found, after = set[Position](), START
-    while page := await _read(journal, number, after, _PAGE):
-        found |= _told(number, page)
-        after = page[-1].position
-        await asyncio.sleep(0)
-    yield found
-
-
-def _told(number: int, entries: list[Entry]) -> set[Position]:
-    return {decode_record(each.record, number, each.position).snapshot for each in entries}
-
-
-async def _restore(
-    journal: Journal, shard: Shard, pointer: Position, progress: Callable[[int], None]
-) -> SnapshotReader | None:
-    """The snapshot, read into `shard`; None if a chunk of it is missing."""
-    reader = SnapshotReader(shard.state, shard.number, pointer)
-    while not reader.complete:
-        name = chunk_name(pointer, reader.chunks)
-        data = await _load(journal, shard.number, name)
-        if data is None:
-            _log.warning("chunk_missing", shard=shard.number, chunk=name)
-            return None
-        reader.feed(data)
-        progress(reader.chunks)
-        await asyncio.sleep(0)
-    return reader
-
-
-class _Replay:
-    """Applies records one by one, and checks what a recovery must check."""
-
-    def __init__(
-        self,
-        shard: Shard,
-        claim: Entry,
-        floors: list[Floor],
-        reader: SnapshotReader | None,
-        digest: bytes | None,
-    ) -> None:
-        """`reader`: has restored `shard` from what has the digest `digest`; or both are None."""
-        self._shard = shard
-        self._claim = claim
-        self._floors = sorted(floors, key=lambda floor: floor.position)
-        self._before: Record | None = None
-        self._before_claim = (START, 0)
-        self._cut: tuple[Position, bytes] | None = None
-        self.position = START
-        self.checksum = 0
-        self.records = self.events = 0
-        self.begun: list[Position] = []
-        self.done = False
-        if reader is not None:
-            cut, checksum = reader.position, reader.checksum
-            assert digest is not None
-            self._cut = (cut, digest)
-            self._before = Record(shard.number, cut, shard.state.now, 0, START, [], checksum)
-            self._floors = [each for each in self._floors if each.position >= cut]
-            self._reach(cut, checksum)
-
-    def _reach(self, position: Position, checksum: int) -> None:
-        """The state is that of `position`; every floor up to there must have been met."""
-        self.position, self.checksum = position, checksum
-        while self._floors and self._floors[0].position <= position:
-            floor = self._floors.pop(0)
-            where = f"shard {self._shard.number}, record {floor.position}"
-            if floor.position < position:
+    async def _check_floors(self, replay: "_Replay", floors: list[Floor]) -> None:
+        """Every floor is in what was read, unless a snapshot stands for it by now."""
+        number = replay.shard.number
+        for floor in floors:
+            if floor.position < replay.cut:
+                continue
+            where = f"shard {number}, record {floor.position}"
+            if floor.position > replay.position:
+                raise RegressedError(
+                    f"shard {number}: ends at {replay.position}, {floor.position} was acknowledged"
+                )
+            checksum = await self._checksum(replay, floor.position)
+            if checksum is None:
                 raise RegressedError(f"{where} was acknowledged, and is not there")
             if floor.checksum not in (None, checksum):
                 raise RegressedError(
                     f"{where}: checksum {checksum:08x}, but {floor.checksum:08x} was acknowledged"
                 )
 
-    def take(self, record: Record) -> None:
-        if self._before is None and record.position != GENESIS:
-            raise CorruptRecordError(
-                f"shard {record.shard}: begins with {record.position}, not with {GENESIS}"
+    async def _checksum(self, replay: "_Replay", position: Position) -> int | None:
+        """Of the record that stands there; None if there is none."""
+        if position == replay.cut:
+            return replay.cut_checksum
+        found = await read(self._journal, replay.shard.number, before(position), 1)
+        if not found or found[0].position != position:
+            return None
+        return checksum_of(found[0].record)
+
+    # --- the newest snapshot that is whole ---
+
+    async def _restore(self) -> "_Replay":
+        """A shard as of the newest snapshot that is whole, or a new one.
+
+        A record may point at a snapshot that was replaced while it was made, and a stream that was
+        given back may point at chunks which were not. Then the snapshot before serves as well,
+        since the journal reaches back to it; if it did not, the records would not link.
+        """
+        shard = self._make_shard()
+        tried = {START}
+        async for pointers in self._pointers(shard.number):
+            for pointer in sorted(pointers - tried, reverse=True):
+                reader = await self._read_snapshot(shard, pointer)
+                if reader is not None:
+                    return _Replay(shard, reader, await asyncio.to_thread(reader.digest))
+                shard = self._make_shard()
+            tried |= pointers
+        return _Replay(shard, None, None)
+
+    async def _pointers(self, number: int) -> AsyncIterator[set[Position]]:
+        """The snapshots that records tell of: of the last records; and then, if these are not
+        enough, of all."""
+        newest = await read(self._journal, number, START, _PAGE, newest=True)
+        yield _told(number, newest)
+        found, after = set[Position](), START
+        while page := await read(self._journal, number, after, _PAGE):
+            found |= _told(number, page)
+            after = page[-1].position
+            await asyncio.sleep(0)
+        yield found
+
+    async def _read_snapshot(self, shard: Shard, pointer: Position) -> SnapshotReader | None:
+        """The snapshot, read into `shard`; None if a chunk of it is missing."""
+        reader = SnapshotReader(shard.state, shard.number, pointer)
+        while not reader.complete:
+            name = chunk_name(pointer, reader.chunks)
+            data = await load(self._journal, shard.number, name)
+            if data is None:
+                _log.warning("chunk_missing", shard=shard.number, chunk=name)
+                return None
+            reader.feed(data)
+            self.progress += 1
+            await asyncio.sleep(0)
+        return reader
+
+
+def _told(number: int, entries: list[Entry]) -> set[Position]:
+    return {decode_record(each.record, number, each.position).snapshot for each in entries}
+
+
+class _Begun(NamedTuple):
+    """A snapshot that was begun, and what had been replayed by then."""
+
+    position: Position
+    records: int
+    events: int
+    written: int
+
+    def since(self, other: "_Begun") -> "_Begun":
+        """Counted from `other`."""
+        position, records, events, written = self
+        return _Begun(
+            position, records - other.records, events - other.events, written - other.written
+        )
+
+
+class _Replay:
+    """Applies records one by one, and checks what a recovery must check."""
+
+    def __init__(self, shard: Shard, reader: SnapshotReader | None, digest: bytes | None) -> None:
+        """`reader`: has restored `shard` from what has the digest `digest`; or both are None."""
+        self.shard = shard
+        self.position = START
+        self.checksum = 0
+        self.cut = START
+        """Of the snapshot that all began with."""
+        self.cut_checksum = 0
+        self._digest = digest
+        self._before: Record | None = None
+        self._before_claim = (START, 0)
+        self._generations: list[Position] = []
+        self._chunks = 0
+        self._records = self._events = self._written = 0
+        self._begun: list[_Begun] = []
+        if reader is not None:
+            self.cut, self.cut_checksum = reader.position, reader.checksum
+            self.position, self.checksum = self.cut, self.cut_checksum
+            self._before = Record(
+                shard.number, self.cut, shard.state.now, 0, START, [], self.cut_checksum
             )
-        check_link(self._before, record)
-        self._check_moment(record)
-        if record.position == self._claim.position:
-            self._finish(record)
-            return
+            self._generations = [
+                each for each in (reader.previous, reader.position) if each != START
+            ]
+            self._chunks = reader.chunks
+
+    def take(self, record: Record, size: int) -> None:
+        """The next record, of `size` bytes."""
+        self._link(record)
         if record.position.sequence == 0:
             self._before_claim = self.position, self.checksum
         for event in record.events:
             self._check(event, record)
         self._apply(record)
         self._before = record
-        self.records += 1
-        self.events += len(record.events)
-        self._reach(record.position, record.checksum)
+        self._records += 1
+        self._events += len(record.events)
+        self._written += size
+        self.position, self.checksum = record.position, record.checksum
+        for event in record.events:
+            self._note(event, record)
+
+    def arrive(self, record: Record, claim: Entry) -> None:
+        """What stands where our claim stood; it must be that."""
+        self._link(record)
+        if record.checksum != checksum_of(claim.record):
+            raise FencedError(f"shard {record.shard}: {record.position} is another's claim")
+
+    def recovered(self, digest: bytes) -> Recovered:
+        """What came of it; `digest`: of the shard."""
+        return Recovered(
+            self.shard,
+            digest,
+            self.position,
+            self.checksum,
+            self._generations,
+            self._chunks,
+            self._records,
+            self._events,
+            self._written,
+            [each.position for each in self._begun],
+        )
+
+    def _link(self, record: Record) -> None:
+        if self._before is None and record.position != GENESIS:
+            raise CorruptRecordError(
+                f"shard {record.shard}: begins with {record.position}, not with {GENESIS}"
+            )
+        check_link(self._before, record)
+        self._check_moment(record)
 
     def _check_moment(self, record: Record) -> None:
         """A snapshot is of no later moment than what its owner journaled next: its digest does not
         say when it was, and what is taken for older than it is would be forgotten early."""
-        if self._cut is None or self._before is None or self._before.position != self._cut[0]:
+        if self._digest is None or self._before is None or self._before.position != self.cut:
             return
-        cut, moment = self._cut[0], self._before.stamp
-        if record.position.epoch == cut.epoch and record.stamp < moment:
+        moment = self._before.stamp
+        if record.position.epoch == self.cut.epoch and record.stamp < moment:
             raise CorruptSnapshotError(
-                f"shard {record.shard}, snapshot {cut}: of {moment} µs, but record"
+                f"shard {record.shard}, snapshot {self.cut}: of {moment} µs, but record"
                 f" {record.position} after it of {record.stamp}"
             )
 
     def _apply(self, record: Record) -> None:
         try:
-            self._shard.replay(record.stamp, record.events)
+            self.shard.replay(record.stamp, record.events)
         except Exception as error:  # of whatever kind: it cannot be what was lived
             raise CorruptRecordError(
                 f"shard {record.shard}, record {record.position}: does not apply: {error!r}"
@@ -405,15 +362,15 @@ class _Replay:
         """What an event says about the journal itself must be so."""
         if isinstance(event, Opened):
             self._check_opened(event, record)
-        if isinstance(event, SnapshotBegun):
-            self.begun.append(record.position)
-        if isinstance(event, SnapshotTaken) and self._cut is not None:
-            position, digest = self._cut
-            if (event.epoch, event.sequence) == position and event.digest != digest:
-                raise CorruptSnapshotError(
-                    f"shard {record.shard}, snapshot {position}: digest"
-                    f" {digest.hex()}, {event.digest.hex()} was taken"
-                )
+        if isinstance(event, SnapshotTaken) and (event.epoch, event.sequence) == self.cut:
+            self._check_digest(event.digest, record)
+
+    def _check_digest(self, taken: bytes, record: Record) -> None:
+        if self._digest is not None and taken != self._digest:
+            raise CorruptSnapshotError(
+                f"shard {record.shard}, snapshot {self.cut}: digest"
+                f" {self._digest.hex()}, {taken.hex()} was taken"
+            )
 
     def _check_opened(self, event: Opened, record: Record) -> None:
         found = Position(event.previous_epoch, event.previous_sequence), event.previous_checksum
@@ -424,34 +381,30 @@ class _Replay:
                 f" ({found[1]:08x}), but {position} ({checksum:08x}) stands before its claim"
             )
 
-    def _finish(self, record: Record) -> None:
-        if record.checksum != checksum_of(self._claim.record):
-            raise FencedError(f"shard {record.shard}: {record.position} is another's claim")
-        if self._floors:
-            raise RegressedError(
-                f"shard {record.shard}: ends at {self.position}, {self._floors[-1].position} was"
-                " acknowledged"
+    def _note(self, event: Event, record: Record) -> None:
+        """Snapshots that come and go while we read."""
+        if isinstance(event, SnapshotBegun):
+            counts = self._records, self._events, self._written
+            self._begun.append(_Begun(record.position, *counts))
+        elif isinstance(event, SnapshotTaken):
+            taken = Position(event.epoch, event.sequence)
+            if taken > (self._generations[-1] if self._generations else START):
+                self._generations = [*self._generations[-1:], taken]
+                self._chunks = event.chunks
+            for begun in self._begun:
+                if begun.position == taken:
+                    self._begin_at(begun)
+            self._begun = [each for each in self._begun if each.position > taken]
+
+    def _begin_at(self, begun: _Begun) -> None:
+        """From now on, count from there."""
+        _, records, events, written = begun
+        self._records -= records
+        self._events -= events
+        self._written -= written
+        self._begun = [
+            _Begun(
+                each.position, each.records - records, each.events - events, each.written - written
             )
-        self.done = True
-
-
-def opened(
-    recovered: Recovered,
-    *,
-    stamp: int,
-    grace_us: int,
-    finished_window_us: int = limits.FINISHED_WINDOW_US,
-    returns_window_us: int = limits.RETURNS_WINDOW_US,
-    keys_window_us: int = limits.KEYS_WINDOW_US,
-) -> Opened:
-    """The event with which a new ownership begins to serve."""
-    return Opened(
-        *recovered.last_position,
-        recovered.last_checksum,
-        recovered.digest,
-        stamp,
-        stamp + grace_us,
-        finished_window_us,
-        returns_window_us,
-        keys_window_us,
-    )
+            for each in self._begun
+        ]

@@ -3,7 +3,8 @@
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from actors.owner import Owner, Phase, Tally
+from actors.owner import Owner, Phase
+from actors.tally import Tally
 from engine.messages import STATE_NAMES, Histogram, Sample, State, Status
 
 if TYPE_CHECKING:

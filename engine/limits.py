@@ -165,6 +165,10 @@ KEYS_WINDOW_US: Final = 86_400 * SECOND_US
 """How long the key of a movement is remembered."""
 PROVE_SECONDS: Final = 1.0
 """An idle owner asks the journal this often whether the shard is still its own."""
+FOLLOW_SECONDS: Final = 0.05
+"""How often a host that keeps up with another's shard reads what has come…"""
+FOLLOW_AGAIN_SECONDS: Final = 1.0
+"""…and how long it waits before it reads anew what it could not follow."""
 TICK_SECONDS: Final = 0.05
 """How often a host looks for deadlines that have passed."""
 MARK_SECONDS: Final = 1.0

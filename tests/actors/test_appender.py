@@ -6,8 +6,8 @@ from itertools import pairwise
 import pytest
 
 from actors.appender import Appender, FencedError, RegressedError
+from actors.claim import claim
 from actors.journal import Entry
-from actors.recovery import claim
 from engine import limits
 from engine.codec import START, Position, encode_record
 from engine.messages import Claimed, Event, Passed, Received

@@ -11,6 +11,8 @@ import pytest
 from actors.auditor import Auditor, Turns
 from actors.journal import Entry, chunk_key
 from actors.owner import Phase
+from actors.ownership import Ownership
+from actors.recovery import Recovered
 from engine import limits
 from engine.codec import Position, decode_record, encode_record
 from engine.messages import (
@@ -237,16 +239,15 @@ async def test_an_owner_that_recovered_something_else(
     await (life := await trial.serve()).go_on(3)
     await life.stop()
 
-    def opened(*args: object, **kwargs: object) -> Opened:
-        event: Opened = made(*args, **kwargs)
+    made = Ownership.opened
+
+    def opened(ownership: Ownership, found: Recovered, stamp: int) -> Opened:
+        event = made(ownership, found, stamp)
         event.digest = bytes(16)
         return event
 
-    from actors import recovery
-
-    made: Callable[..., Opened] = recovery.opened
     with monkeypatch.context() as patch:
-        patch.setattr("actors.owner.opened", opened)
+        patch.setattr(Ownership, "opened", opened)
         life = await trial.serve()
     [finding] = (await view(life)).findings
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from actors.claim import Floor
 from actors.marks import read_mark
-from actors.recovery import Floor
 from engine import limits
 from engine.codec import Position, checksum_of
 from engine.messages import (
@@ -43,7 +43,7 @@ async def test_what_is_assigned_is_served(trial: Trial) -> None:
         receive(1, SKUS[0]), receive(1, SKUS[1])
     )
     await host.host.stop()
-    assert ({}, {}, {}, {}, {}, {}) == host.host.status()
+    assert ({}, {}, {}, {}, {}, {}, []) == host.host.status()
 
 
 @timeless

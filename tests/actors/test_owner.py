@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from actors.owner import Phase, Tally
+from actors.owner import Phase
+from actors.tally import Tally
 from engine import limits
 from engine.codec import Position
 from engine.messages import (

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from actors.claim import Floor
 from actors.journal import RedisJournal
 from actors.owner import Phase
-from actors.recovery import Floor
 from actors.redis_server import RedisServer
 from engine import limits
 from engine.codec import GENESIS, START, Position, Record, decode_record

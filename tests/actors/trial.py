@@ -18,14 +18,16 @@ from typing import Any, ParamSpec
 
 from actors.archive import Archive
 from actors.archiver import Archiver
+from actors.claim import Floor, claim
 from actors.clock import Clock
 from actors.historian import Historian
 from actors.journal import BusyError, Entry, Journal, LostError
 from actors.marks import Marks
 from actors.memory_disk import MemoryDisk
 from actors.memory_journal import MemoryJournal, MemoryStore
-from actors.owner import ENDED, Owner, Ownership, Phase, Tally
-from actors.recovery import Floor, claim
+from actors.owner import ENDED, Owner, Phase
+from actors.ownership import Ownership
+from actors.tally import Tally
 from engine import limits
 from engine.codec import Position, Record, decode_record
 from engine.messages import Answer, Command, Head, LineRequest, Opened, Receive, Reserve, Status
@@ -383,7 +385,7 @@ class Trial:
             self.tally,
             self._nonces.to_bytes(16),
             lambda owner: None,
-            self.archiver(),
+            archiver=self.archiver(),
             historian=self.historian(),
         )
         return Life(owner, journal, list(floors))

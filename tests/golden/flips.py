@@ -26,8 +26,8 @@ import structlog
 
 from actors.appender import FencedError, RegressedError
 from actors.archive_file import CorruptArchiveError
+from actors.claim import GenesisError
 from actors.marks import CorruptMarkError
-from actors.recovery import GenesisError
 from engine.codec import CorruptRecordError
 from engine.snapshot import CorruptSnapshotError
 from tests.golden.damage import RESEALED

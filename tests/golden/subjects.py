@@ -17,10 +17,11 @@ from random import Random
 from typing import Final, NamedTuple
 
 from actors.archive import _SEGMENT, _SNAPSHOT, Archive
+from actors.claim import Floor, claim
 from actors.journal import Entry, chunk_key
 from actors.marks import SLOT_BYTES, Marks, marks_path, read_mark, slot_offsets
 from actors.memory_journal import MemoryJournal
-from actors.recovery import Floor, claim, recover
+from actors.recovery import Recovery
 from engine.codec import Position, Record, checksum_of, decode_record, encode_record
 from engine.messages import Opened
 from engine.shard import Shard
@@ -86,10 +87,8 @@ class Journal:
             stamp=1,
             floors=floors,
         )
-        found = await recover(
-            *(journal, ours, lambda: Shard(self.number, self.shards)),
-            *(self._cluster, floors, lambda read: None),
-        )
+        recovery = Recovery(journal, lambda: Shard(self.number, self.shards), self._cluster)
+        found = await recovery.finish(ours, floors)
         return found.digest, found.last_position, found.last_checksum
 
     def attempts(self, random: Random, every: int) -> Iterator[Attempt]:

@@ -9,8 +9,9 @@ from random import Random
 
 import pytest
 
+from actors.claim import Floor, claim
 from actors.journal import RedisJournal
-from actors.recovery import Floor, claim, recover
+from actors.recovery import Recovery
 from actors.redis_server import RedisServerError
 from engine.codec import checksum_of
 from engine.shard import Shard
@@ -54,9 +55,8 @@ async def serve(directory: Path, edition: Edition) -> tuple[str, str]:
                 stamp=1,
                 floors=floors,
             )
-            found = await recover(
-                *(journal, ours, lambda: Shard(0, 1), facts.cluster_id, floors, lambda read: None)
-            )
+            recovery = Recovery(journal, lambda: Shard(0, 1), facts.cluster_id)
+            found = await recovery.finish(ours, floors)
         finally:
             await journal.close()
     same = (found.digest.hex(), str(found.last_position)) == (facts.digest, facts.last)

@@ -11,13 +11,13 @@ from collections.abc import Callable
 from random import Random
 from typing import Final
 
+from actors.claim import Floor
 from actors.config import Settings
 from actors.control import Join, Kind
 from actors.coordinator import Coordinator, Patience
 from actors.host import Host
 from actors.host_member import HostMember
 from actors.process import Identity
-from actors.recovery import Floor
 from engine.codec import Position
 from gateway.gateway_member import GatewayMember
 from tests.simulation.loop import SECOND, SimulatedLoop, Time

@@ -178,35 +178,25 @@ def _() -> list[Place]:
 
 @_mutant("the last record is not replayed")
 def _() -> list[Place]:
-    honest = recovery._Replay.take
+    honest = recovery._Replay._apply
 
-    def take(self: Any, record: Any) -> None:
-        held, self._held_back = getattr(self, "_held_back", None), None
-        if record.position == self._claim.position:
-            if held is not None:  # only its place is taken notice of
-                self._before, self.records = held, self.records + 1
-                self._reach(held.position, held.checksum)
+    def apply(self: Any, record: Any) -> None:
+        held, self._held_back = getattr(self, "_held_back", None), record
+        if held is not None:
+            honest(self, held)
+        if record.position.sequence < 2:
+            self._held_back = None
             honest(self, record)
-        else:
-            if held is not None:
-                honest(self, held)
-            if record.position.sequence > 1:
-                self._held_back = record
-            else:
-                honest(self, record)
 
-    return [(recovery._Replay, "take", take)]
+    return [(recovery._Replay, "_apply", apply)]
 
 
 @_mutant("floors are not looked at")
 def _() -> list[Place]:
-    honest = recovery.recover
+    async def check_floors(*_: Any) -> None:
+        return
 
-    async def recover(*arguments: Any) -> Any:
-        journal_, ours, make_shard, cluster_id, _, progress = arguments
-        return await honest(journal_, ours, make_shard, cluster_id, [], progress)
-
-    return [(owner, "recover", recover)]
+    return [(recovery.Recovery, "_check_floors", check_floors)]
 
 
 @_mutant("a vanished stream is begun anew")
@@ -238,16 +228,16 @@ def _() -> list[Place]:
 
 @_mutant("expiry by wall clock at replay")
 def _() -> list[Place]:
-    honest = recovery.recover
+    honest = recovery.Recovery.finish
 
-    async def recover(*arguments: Any) -> Any:
-        found = await honest(*arguments)
+    async def finish(self: Any, *arguments: Any) -> Any:
+        found = await honest(self, *arguments)
         now = asyncio.get_running_loop().wall() // 1_000  # type: ignore[attr-defined]
         found.shard.begin(now)
         found.shard.close().clear()
         return found
 
-    return [(owner, "recover", recover)]
+    return [(recovery.Recovery, "finish", finish)]
 
 
 @_mutant("milliseconds for microseconds")

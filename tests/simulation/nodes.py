@@ -20,13 +20,13 @@ from actors import binary_server, control
 from actors import host as host_module
 from actors.archive import Archive
 from actors.binary_server import BinaryServer
+from actors.claim import Floor
 from actors.clock import Clock
 from actors.config import Settings
 from actors.host import Host
 from actors.journal import JournalError, RedisJournal
 from actors.marks import Mark, Marks
 from actors.pending import Pending, Single
-from actors.recovery import Floor
 from engine.codec import Position
 from engine.messages import Answer, Head, Request, Response, Statistics
 from engine.scope import OPERATOR, Scope

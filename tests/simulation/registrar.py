@@ -9,8 +9,8 @@ and the journal must survive: give a shard to a second host while the first stil
 from random import Random
 from typing import Final
 
+from actors.claim import Floor
 from actors.host import Host
-from actors.recovery import Floor
 from engine.codec import Position
 from tests.simulation.loop import SECOND, SimulatedLoop, Time
 from tests.simulation.nodes import GatewayNode, HostNode

@@ -1,0 +1,44 @@
+"""What an owner is told of the installation and its host, and what follows from it."""
+
+from typing import NamedTuple
+
+from actors.journal import Journal
+from actors.recovery import Recovered, Recovery
+from engine.messages import Opened
+from engine.shard import Shard
+
+
+class Ownership(NamedTuple):
+    """The same for all owners of one host."""
+
+    shards: int
+    cluster_id: str
+    host: str
+    remembered_max: int
+    grace_us: int
+    finished_window_us: int
+    returns_window_us: int
+    keys_window_us: int
+    audit_interval_us: int = 0
+    """Between audits that nobody asks for; 0 = there are none."""
+
+    def make_shard(self, number: int) -> Shard:
+        """The shard before its first record."""
+        return Shard(number, self.shards, self.remembered_max)
+
+    def recovery(self, number: int, journal: Journal) -> Recovery:
+        """The shard's way back from its journal, not begun."""
+        return Recovery(journal, lambda: self.make_shard(number), self.cluster_id)
+
+    def opened(self, found: Recovered, stamp: int) -> Opened:
+        """The event with which a new owner begins to serve what it has recovered."""
+        return Opened(
+            *found.last_position,
+            found.last_checksum,
+            found.digest,
+            stamp,
+            stamp + self.grace_us,
+            self.finished_window_us,
+            self.returns_window_us,
+            self.keys_window_us,
+        )
