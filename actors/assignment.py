@@ -15,7 +15,7 @@ journal's claim decides that (`actors.owner`); this table is a cache of it, so w
 counts, and an epoch that is older than one seen before does not.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import NamedTuple
 
@@ -29,6 +29,7 @@ class Phase(Enum):
     FAILED = "failed"
 
 
+_NOBODY: Mapping[int, str] = {}
 _MOVING = (Phase.ORPHAN, Phase.ASSIGNED)
 
 
@@ -85,17 +86,18 @@ class Assignment:
             self._orphan(self.slots[shard])
         return lost
 
-    def place(self, hosts: Iterable[str]) -> list[Grant]:
-        """Give every orphan to the one of `hosts` that has the fewest shards; none, if no hosts."""
+    def place(self, hosts: Iterable[str], near: Mapping[int, str] = _NOBODY) -> list[Grant]:
+        """Give every orphan to the host that it was bound for, or else to the one that is `near`
+        it, by shard; or else to the one of `hosts` that has the fewest. None, if no hosts."""
         loads = self._loads(hosts)
         if not loads:
             return []
         grants = []
         for shard, slot in enumerate(self.slots):
             if slot.phase is Phase.ORPHAN:
-                fewest = min(loads, key=loads.__getitem__)
+                fewest = near.get(shard) or min(loads, key=loads.__getitem__)
                 host = slot.bound_for if slot.bound_for in loads else fewest
-                loads[host] += 1
+                loads[host] = loads.get(host, 0) + 1
                 grants.append(self._grant(slot, shard, host))
         return grants
 
@@ -118,9 +120,7 @@ class Assignment:
                 grants.append(Grant(self._serial, host, shard))
         return grants
 
-    def uneven(
-        self, hosts: Iterable[str], movable: Callable[[int], bool]
-    ) -> tuple[int, str] | None:
+    def uneven(self, hosts: Iterable[str]) -> tuple[int, str] | None:
         """A shard that had better be elsewhere, and where; None if all is even, or in motion."""
         if any(slot.phase in _MOVING or slot.bound_for for slot in self.slots):
             return None
@@ -130,7 +130,7 @@ class Assignment:
         if least == most or loads[most] - loads[least] < 2:
             return None
         for shard, slot in enumerate(self.slots):
-            if slot.host == most and slot.phase is Phase.OWNED and movable(shard):
+            if slot.host == most and slot.phase is Phase.OWNED:
                 return shard, least
         return None
 
@@ -150,6 +150,14 @@ class Assignment:
         """Whether `host`, which thinks it owns `shard` under `epoch`, has been superseded."""
         slot = self.slots[shard]
         return epoch < slot.epoch or slot.host not in ("", host)
+
+    def due_at(self, host: str) -> set[int]:
+        """Shards that are not `host`'s yet, and will be in a moment."""
+        return {
+            shard
+            for shard, slot in enumerate(self.slots)
+            if slot.bound_for == host or (slot.host == host and slot.phase is Phase.ASSIGNED)
+        }
 
     def routes(self) -> dict[int, tuple[int, str]]:
         """shard → (epoch, host), of those that are owned."""

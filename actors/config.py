@@ -43,6 +43,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     address: str | None = None
     """Of a Ray cluster that runs already; None = Ray on this machine only."""
     hosts: int = 2
+    spares: int = 0
+    """Hosts that own nothing, keep up with everything, and take over from one that dies."""
     shards: int = 8
     """For ever: the hash of a SKU by this number is in the journal. More shards spread over more
     hosts; fewer make larger batches."""

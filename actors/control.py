@@ -2,6 +2,7 @@
 
     member ──Join──► coordinator            who I am; refused unless it shows the token
     member ◄──Assign, Release, Map──        what to own and what no longer, who owns what
+    member ◄──Follow──                      what to keep up with, to take it over quickly
     member ◄──Leave, Stop──                 when to end
     member ──Beat──►                        four times a second, and at once when something changed
     member ──Left──►                        stopped in order; nothing is in flight any more
@@ -86,6 +87,8 @@ class Beat(Message, tag=2):
     failed: dict[int, str] = field(default_factory=dict)
     heads: list[ShardHead] = field(default_factory=list)
     alarms: dict[int, str] = field(default_factory=dict)
+    near: list[int] = field(default_factory=list)
+    """Shards of others that this host could take over in a moment."""
 
 
 class Left(Message, tag=3):
@@ -109,10 +112,11 @@ class Assign(Message, tag=1):
 
 
 class Release(Message, tag=5):
-    """Serve what is queued for `shard`, then leave it: it moves to another host."""
+    """Serve what is queued for `shard`, then leave it: it moves to `host`."""
 
     serial: int
     shard: int
+    host: str = ""
 
 
 class MoveAnswer(Message, tag=6):
@@ -120,6 +124,12 @@ class MoveAnswer(Message, tag=6):
 
     request_id: int
     problem: str | None = None
+
+
+class Follow(Message, tag=7):
+    """Keep up with these shards of other hosts, and with no others."""
+
+    shards: list[int]
 
 
 class Route(Message):
@@ -163,7 +173,7 @@ class Stop(Message, tag=4):
 
 
 FromMember = Join | Beat | Left | Move
-FromCoordinator = Assign | Release | Map | Leave | Stop | MoveAnswer
+FromCoordinator = Assign | Release | Map | Leave | Stop | MoveAnswer | Follow
 
 _from_member: Final = msgspec.msgpack.Decoder(FromMember)
 _from_coordinator: Final = msgspec.msgpack.Decoder(FromCoordinator)

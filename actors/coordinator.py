@@ -12,8 +12,10 @@ What it guarantees:
   other hosts at once. If no other is alive, a replacement is placed right away; nothing waits for a
   frozen process to be killed, because the journal fences it.
 - A host that beats keeps what it was given, however long its recovery takes.
-- A host that comes back gets its share again, one shard at a time, as long as a move is a matter
-  of moments: a shard that took long to recover stays where it is until an operator moves it.
+- A host that comes back gets its share again, one shard at a time. A shard moves when its next
+  host has read nearly all of it, so that it is away for moments, however much there is of it.
+- Hosts beyond those that were asked for are spares: they own nothing, keep up with everything, and
+  take over what a dead one had.
 - Each assignment carries the shard's floor: the highest record that any host or gateway has seen
   acknowledged. A stream that ends below it has lost something, and the claimant refuses to serve.
 - Every change of the map is broadcast, with a version that grows.
@@ -36,6 +38,7 @@ from actors.control import (
     Beat,
     Channel,
     ControlServer,
+    Follow,
     Join,
     Kind,
     Leave,
@@ -48,14 +51,15 @@ from actors.control import (
     ShardHead,
     Stop,
 )
+from actors.moves import Moves
 from engine.messages import Message
 from engine.wire import encode_frame
 
 TICK_SECONDS: Final = 0.1
 EVEN_SECONDS: Final = 1.0
 """Between two moves that even the load out."""
-QUICK_SECONDS: Final = 0.5
-"""A shard whose last recovery took longer is not moved without being asked to."""
+MOVE_SECONDS: Final = 120.0
+"""For a host to read a shard that is to move there."""
 RETRY_SECONDS: Final = 1.0
 """A shard that a living host has lost is assigned anew after so long: two owners may be at it."""
 
@@ -92,9 +96,11 @@ class Member:
         "alive",
         "channel",
         "down_since",
+        "follows",
         "heard",
         "join",
         "left",
+        "near",
         "sent",
         "version",
     )
@@ -109,6 +115,10 @@ class Member:
         self.down_since: float | None = None
         """Since when it is frozen or gone, and not yet killed for it."""
         self.left = False
+        self.near: list[int] = []
+        """Shards that it could take over in a moment, although they are another's."""
+        self.follows: list[int] = []
+        """What it was told to keep up with."""
         self.sent = 0
         self.version = 0
 
@@ -133,10 +143,7 @@ class Coordinator:
         self._begun = False
         """Whether anything was assigned yet."""
         self._assign_at = self._even_at = 0.0
-        self._asked: dict[int, float] = {}
-        """shard → when it was assigned, while it is not owned"""
-        self._took: dict[int, float] = {}
-        """shard → seconds from its last assignment to its ownership"""
+        self._moves = Moves()
         self._changed = asyncio.Event()
         self._ticker: asyncio.Task[None] | None = None
         self._errands: set[asyncio.Task[None]] = set()
@@ -153,7 +160,7 @@ class Coordinator:
     async def start(self) -> None:
         """Place everything that the settings ask for."""
         self._assign_at = asyncio.get_running_loop().time() + self._patience.start_seconds
-        hosts = [(Kind.HOST, f"host-{number + 1}") for number in range(self._settings.hosts)]
+        hosts = [(Kind.HOST, f"host-{number + 1}") for number in range(self._hosts_wanted)]
         gateways = [
             (Kind.GATEWAY, f"gateway-{number + 1}") for number in range(self._settings.gateways)
         ]
@@ -184,6 +191,10 @@ class Coordinator:
             and len(gateways) >= self._settings.gateways
             and all(each.alive and each.version == self._version for each in gateways)
         )
+
+    @property
+    def _hosts_wanted(self) -> int:
+        return self._settings.hosts + self._settings.spares
 
     @property
     def shards(self) -> int:
@@ -283,6 +294,8 @@ class Coordinator:
                 self._watch(member, now)
             if now >= self._assign_at:
                 self._assign()
+            self._give_up_moves(now)
+            self._tell_what_to_follow()
             if now >= self._even_at:
                 self._even_at = now + EVEN_SECONDS
                 self._even_out()
@@ -300,6 +313,8 @@ class Coordinator:
     def _down(self, member: Member, reason: str) -> None:
         member.alive = False
         member.down_since = asyncio.get_running_loop().time()
+        member.near = []
+        self._moves.forget(member.join.name)
         shards = self._assignment.drop(member.join.name)
         _log.warning(
             "down", name=member.join.name, pid=member.join.process.pid, reason=reason, shards=shards
@@ -321,7 +336,7 @@ class Coordinator:
             for name in hosts
             if name not in self._members or self._members[name].channel is None
         ]
-        if not coming and len(hosts) < 2 * self._settings.hosts:
+        if not coming and len(hosts) < 2 * self._hosts_wanted:
             name = f"host-{len(hosts) + 1}"
             _log.warning("replacement", name=name)
             self._run(self._place(Kind.HOST, name))
@@ -363,11 +378,11 @@ class Coordinator:
         orphans, failures = len(self._assignment.orphans()), self.failures()
         report = Report(beat.serial, beat.owned, beat.recovering, beat.failed)
         changed = self._assignment.report(name, report)
-        now = asyncio.get_running_loop().time()
-        for shard in self._asked.keys() & beat.owned.keys():
-            self._took[shard] = now - self._asked.pop(shard)
+        member.near = beat.near
         if len(self._assignment.orphans()) > orphans:
-            self._left_behind(name, now)
+            self._left_behind(name)
+        for shard in self._moves.take(name, beat.near):
+            self._hand_over(shard, name)
         if failures != self.failures():
             _log.error("failed", name=name, shards=self.failures())
             changed = True
@@ -378,13 +393,13 @@ class Coordinator:
         if changed:
             self._remap()
 
-    def _left_behind(self, name: str, now: float) -> None:
+    def _left_behind(self, name: str) -> None:
         """A host that lives has some shards no longer: they were released, or lost."""
         orphans = self._assignment.orphans()
         if any(self._assignment.slots[shard].bound_for for shard in orphans):
             self._assign()
         else:
-            self._assign_at = now + RETRY_SECONDS
+            self._assign_at = asyncio.get_running_loop().time() + RETRY_SECONDS
             _log.warning("lost", name=name, shards=orphans)
 
     def move(self, shard: int, host: str) -> str | None:
@@ -396,32 +411,55 @@ class Coordinator:
             return f"there is no host {host}"
         if slot.phase is not Phase.OWNED or slot.bound_for:
             return f"shard {shard} is not served at the moment"
-        if slot.host != host:
-            grant = self._assignment.release(shard, host)
-            _log.info("moves", shard=shard, origin=grant.host, target=host)
-            self._tell(self._members[grant.host], Release(grant.serial, shard))
+        self._moves.drop(shard)
+        if slot.host != host and shard in self._members[host].near:
+            self._hand_over(shard, host)
+        elif slot.host != host:
+            self._moves.want(shard, host, asyncio.get_running_loop().time() + MOVE_SECONDS)
+            self._tell_what_to_follow()
         return None
 
+    def _hand_over(self, shard: int, host: str) -> None:
+        """`host` has read nearly all of `shard`: its owner is to release it now."""
+        slot = self._assignment.slots[shard]
+        if slot.phase is Phase.OWNED and not slot.bound_for and slot.host != host:
+            grant = self._assignment.release(shard, host)
+            _log.info("moves", shard=shard, origin=grant.host, target=host)
+            self._tell(self._members[grant.host], Release(grant.serial, shard, host))
+
+    def _give_up_moves(self, now: float) -> None:
+        for shard, host in self._moves.give_up(now).items():
+            _log.error("move_given_up", shard=shard, target=host)
+
     def _even_out(self) -> None:
-        move = self._assignment.uneven(
-            self._alive_hosts(), lambda shard: self._took.get(shard, 0.0) < QUICK_SECONDS
-        )
-        if move is not None and self._begun:
+        move = self._assignment.uneven(self._active_hosts())
+        if move is not None and self._begun and not self._moves:
             self.move(*move)
+
+    def _tell_what_to_follow(self) -> None:
+        """Hosts keep up with what is to move to them, and spares with everything."""
+        spares = self._spares()
+        for name in self._alive_hosts():
+            wanted = self._moves.to(name) | self._assignment.due_at(name)
+            if name in spares:
+                place = spares.index(name)
+                wanted |= set(range(place, self.shards, len(spares)))
+            member, follows = self._members[name], sorted(wanted)
+            if member.follows != follows:
+                member.follows = follows
+                self._tell(member, Follow(follows))
 
     def _everybody_is_there(self) -> bool:
         return len(self._alive_hosts()) >= self._settings.hosts
 
     def _assign(self) -> None:
         """Give the orphans to those alive."""
-        hosts = self._alive_hosts()
+        hosts = self._active_hosts()
         if self._stopping or not hosts:
             return
         self._begun = True
-        now = asyncio.get_running_loop().time()
-        for grant in self._assignment.place(hosts):
+        for grant in self._assignment.place(hosts, self.near()):
             floor = self.floors.get(grant.shard)
-            self._asked[grant.shard] = now
             self._tell(self._members[grant.host], Assign(grant.serial, grant.shard, floor))
 
     def _alive_hosts(self) -> list[str]:
@@ -430,6 +468,25 @@ class Coordinator:
             for name, each in self._members.items()
             if each.alive and each.join.kind is Kind.HOST
         ]
+
+    def _active_hosts(self) -> list[str]:
+        """Those that are to have shards: as many as were asked for, those first that have some. The
+        others are spares."""
+        alive = self._alive_hosts()
+        loaded = [name for name in alive if self._assignment.shards_of(name)]
+        idle = [name for name in alive if name not in loaded]
+        active = loaded + idle[: max(0, self._settings.hosts - len(loaded))]
+        return active + [
+            name for name in idle if name not in active and self._assignment.due_at(name)
+        ]
+
+    def _spares(self) -> list[str]:
+        active = self._active_hosts()
+        return [name for name in self._alive_hosts() if name not in active]
+
+    def near(self) -> dict[int, str]:
+        """shard → a host that could take it over in a moment."""
+        return {shard: name for name in self._alive_hosts() for shard in self._members[name].near}
 
     def _raise_floor(self, head: ShardHead) -> None:
         floor = self.floors.get(head.shard)

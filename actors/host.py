@@ -203,12 +203,12 @@ class Host:
         elif owner.is_stopping:
             self._again[shard] = floors
 
-    def release(self, shard: int) -> None:
-        """Serve what is queued for `shard`, then leave it."""
+    def release(self, shard: int, heir: str = "") -> None:
+        """Serve what is queued for `shard`, then leave it, to `heir` if that is known."""
         self._again.pop(shard, None)
         owner = self._owners.get(shard)
         if owner is not None:
-            owner.stop()
+            owner.stop(heir)
 
     def follow(self, shards: Iterable[int]) -> None:
         """Keep up with these shards of other hosts, and with no others."""

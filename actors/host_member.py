@@ -1,6 +1,7 @@
 """A host as a member of the engine: what it says to the coordinator, and does at its word.
 
     coordinator ──Assign, Release──► claims and leaves shards
+    coordinator ──Follow──►          keeps up with shards of others
     coordinator ◄──Beat──            which it owns, is recovering, refuses, and how far they reach
     coordinator ──Leave──►           all that it had is another's: the process ends
     coordinator ──Stop──►            serves what is queued, writes its marks, says Left
@@ -19,6 +20,7 @@ from actors.control import (
     Assign,
     Beat,
     ControlMember,
+    Follow,
     FromCoordinator,
     Join,
     Leave,
@@ -78,6 +80,7 @@ class HostMember:
                 for shard, (position, checksum) in status.heads.items()
             ],
             alarms=status.alarms,
+            near=status.near,
         )
 
     def _receive(self, message: FromCoordinator) -> None:
@@ -88,8 +91,10 @@ class HostMember:
             self.notice()
         elif isinstance(message, Release):
             self._serial = message.serial
-            self._host.release(message.shard)
+            self._host.release(message.shard, message.host)
             self.notice()
+        elif isinstance(message, Follow):
+            self._host.follow(message.shards)
         elif isinstance(message, Map):
             self._version = message.version
         elif isinstance(message, Leave):

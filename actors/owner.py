@@ -46,6 +46,7 @@ from engine.messages import (
     Command,
     Detail,
     GetStockAsOf,
+    HandedOff,
     Head,
     ListMovements,
     MovedTo,
@@ -130,6 +131,7 @@ class Owner:
         self._historian = historian or Historian(ownership.shards)
         self._wake: asyncio.Future[None] | None = None
         self._stopping = False
+        self._heir = ""
         self._prove_now = False
         self._seen_at = 0.0
         """When, in the loop's time, the end of the journal was last seen."""
@@ -200,9 +202,10 @@ class Owner:
             if now - self.proven_at > limits.PROVE_SECONDS:
                 self.poke(prove=True)
 
-    def stop(self) -> None:
-        """Serve what is queued, then leave; commands that come later are another's."""
-        self._stopping = True
+    def stop(self, heir: str = "") -> None:
+        """Serve what is queued, then leave; commands that come later are another's: those of the
+        host `heir`, if that is known."""
+        self._stopping, self._heir = True, heir
         if self.phase is Phase.SERVING:
             self._turn(Phase.LEAVING)
         self.poke()
@@ -214,6 +217,7 @@ class Owner:
         try:
             await self._come_up(floors)
             await self._serve()
+            await self._hand_over()
             self._end(Phase.RELEASED, "released")
         except FencedError as error:
             self._end(Phase.FENCED, str(error))
@@ -468,6 +472,11 @@ class Owner:
         tally.batch[bisect_left(Tally.BATCH, len(events))] += 1
 
     # --- the end ---
+
+    async def _hand_over(self) -> None:
+        """The last record: whoever follows the shard knows by it that there is no other."""
+        if self._heir and self.appender is not None:
+            await self.appender.append(self.shard.state.now, [HandedOff(self._heir)])
 
     def _turn(self, phase: Phase) -> None:
         self.phase = phase

@@ -161,13 +161,13 @@ class Recovery:
     async def _check_head(self, replay: "_Replay") -> None:
         """What was read before the claim must stand where it stood."""
         number, position = replay.shard.number, replay.position
+        if position == START:
+            return
         found = await read(self._journal, number, before(position), 1)
-        if position != START and (
-            not found
-            or found[0].position != position
-            or checksum_of(found[0].record) != replay.checksum
-        ):
+        if not found or found[0].position != position:
             raise RegressedError(f"shard {number}: {position} is not there any more")
+        if checksum_of(found[0].record) != replay.checksum:
+            raise RegressedError(f"shard {number}: {position} is another's")
 
     async def _check_floors(self, replay: "_Replay", floors: list[Floor]) -> None:
         """Every floor is in what was read, unless a snapshot stands for it by now."""

@@ -169,14 +169,13 @@ def test_one_uneven_shard_at_a_time() -> None:
     """What to move is said once everything is at rest, until no move would help."""
     assignment = settled(5, "a")
 
-    first = assignment.uneven(["a", "b"], lambda shard: shard != 0)
+    first = assignment.uneven(["a", "b"])
     assignment.release(1, "b")
 
-    assert (1, "b") == first
-    assert assignment.uneven(["a", "b"], lambda shard: True) is None
-    assert settled(5, "a", "b").uneven(["a", "b"], lambda shard: True) is None
-    assert settled(5, "a").uneven(["a", "b"], lambda shard: False) is None
-    assert settled(5, "a").uneven([], lambda shard: True) is None
+    assert (0, "b") == first
+    assert assignment.uneven(["a", "b"]) is None
+    assert settled(5, "a", "b").uneven(["a", "b"]) is None
+    assert settled(5, "a").uneven([]) is None
 
 
 @given(st.data(), st.integers(1, 20))

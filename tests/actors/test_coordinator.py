@@ -16,6 +16,7 @@ from actors.control import (
     Beat,
     Channel,
     ControlMember,
+    Follow,
     FromCoordinator,
     Join,
     Kind,
@@ -41,6 +42,9 @@ class Puppet:
         self.beat = Beat()
         self.got: list[FromCoordinator] = []
         self.recovers = False
+        self.is_far = False
+        """It never keeps up with what it is to follow."""
+        self.is_host = kind is Kind.HOST
         self.frozen: Channel | None = None
         self.control = ControlMember(
             world.address, self.join, self._beat, self._receive, gone_seconds=0.2
@@ -61,6 +65,8 @@ class Puppet:
         elif isinstance(message, Release):
             self.beat.serial = message.serial
             del self.beat.owned[message.shard]
+        elif isinstance(message, Follow):
+            self.beat.near = [] if self.is_far else message.shards
         elif isinstance(message, Map):
             self.beat.version = message.version
         elif isinstance(message, Stop):
@@ -136,8 +142,8 @@ async def world() -> AsyncIterator[World]:
     )
 
 
-async def started(world: World, tmp_path: Path, hosts: int) -> Coordinator:
-    settings = Settings(hosts=hosts, shards=SHARDS, control_token="token")
+async def started(world: World, tmp_path: Path, hosts: int, spares: int = 0) -> Coordinator:
+    settings = Settings(hosts=hosts, spares=spares, shards=SHARDS, control_token="token")
     coordinator = world.coordinator = Coordinator(settings, world, PATIENCE)
     world.address = await coordinator.listen(f"unix:{tmp_path}/c")
     await coordinator.start()
@@ -310,10 +316,63 @@ async def test_an_operator_moves_a_shard(world: World, tmp_path: Path) -> None:
     assert "there is no host host-9" == coordinator.move(0, "host-9")
     assert coordinator.move(0, "host-1") is None
     assert coordinator.move(0, "host-2") is None
+    await come(coordinator, lambda: 0 not in owners(coordinator))
     assert "shard 0 is not served at the moment" == coordinator.move(0, "host-1")
 
     await come(coordinator, lambda: owners(coordinator).get(0) == "host-2")
     assert [0] == [e.shard for e in world.puppets["host-1"].got if isinstance(e, Release)]
+
+
+async def test_a_shard_moves_when_its_next_host_is_near(world: World, tmp_path: Path) -> None:
+    """It stays where it is, served, until the host that it is to move to has read it."""
+    coordinator = await started(world, tmp_path, hosts=2)
+    one, other = world.puppets["host-1"], world.puppets["host-2"]
+    [shard, *_] = one.beat.owned
+    other.is_far = True
+
+    assert coordinator.move(shard, "host-2") is None
+    await come(
+        coordinator, lambda: [shard] in [e.shards for e in other.got if isinstance(e, Follow)]
+    )
+    assert "host-1" == owners(coordinator)[shard]
+    assert not [each for each in one.got if isinstance(each, Release)]
+    other.beat.near = [shard]
+    other.control.notice()
+
+    await come(coordinator, lambda: owners(coordinator).get(shard) == "host-2")
+    assert ["host-2"] == [each.host for each in one.got if isinstance(each, Release)]
+
+
+async def test_a_move_to_a_host_that_dies_is_forgotten(world: World, tmp_path: Path) -> None:
+    """The shard is served where it was, and may move elsewhere."""
+    coordinator = await started(world, tmp_path, hosts=2)
+    one, other = world.puppets["host-1"], world.puppets["host-2"]
+    [shard, *_] = one.beat.owned
+    other.is_far = True
+    assert coordinator.move(shard, "host-2") is None
+
+    other.die()
+
+    await come(coordinator, lambda: owners(coordinator) == dict.fromkeys(range(SHARDS), "host-1"))
+    assert not [each for each in one.got if isinstance(each, Release)]
+
+
+async def test_a_spare_takes_over(world: World, tmp_path: Path) -> None:
+    """It owns nothing and keeps up with everything; of a dead host it gets all, the others nothing;
+    and whoever comes back is the spare."""
+    coordinator = await started(world, tmp_path, hosts=2, spares=1)
+    [spare] = [each for each in world.puppets.values() if each.is_host and not each.beat.owned]
+    await come(coordinator, lambda: len(coordinator.near()) == SHARDS)
+    before = owners(coordinator)
+    [dead, left] = sorted(set(before.values()))
+
+    world.puppets[dead].die()
+
+    after = {shard: spare.join.name if host == dead else left for shard, host in before.items()}
+    await come(coordinator, lambda: owners(coordinator) == after)
+    await world.place(Kind.HOST, dead)
+    await come(coordinator, lambda: len(coordinator.near()) == SHARDS)
+    assert after == owners(coordinator)
 
 
 async def test_what_was_told_is_told_again(world: World, tmp_path: Path) -> None:
@@ -322,6 +381,10 @@ async def test_what_was_told_is_told_again(world: World, tmp_path: Path) -> None
     one, other = world.puppets["host-1"], world.puppets["host-2"]
     [wanted, *_] = other.beat.owned
     [given, *_] = one.beat.owned
+    for puppet, shard in ((one, wanted), (other, given)):
+        puppet.beat.near = [shard]
+        puppet.control.notice()
+    await come(coordinator, lambda: {wanted: "host-1", given: "host-2"} == coordinator.near())
     one.freeze()
     assert coordinator.move(wanted, "host-1") is None
     assert coordinator.move(given, "host-2") is None

@@ -200,6 +200,7 @@ class _Noting:
         self._host = host
         self._note = note
         self.status, self.release, self.stop = host.status, host.release, host.stop
+        self.follow = host.follow
 
     def assign(self, shard: int, floor: Floor | None) -> None:
         if floor is not None:
