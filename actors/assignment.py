@@ -57,13 +57,15 @@ class Report(NamedTuple):
 class Slot:
     """What is known of one shard."""
 
-    __slots__ = ("bound_for", "epoch", "host", "phase", "progress", "reason", "serial")
+    __slots__ = ("bound_for", "epoch", "host", "is_pinned", "phase", "progress", "reason", "serial")
 
     def __init__(self) -> None:
         self.phase = Phase.ORPHAN
         self.host = ""
         self.bound_for = ""
         """The host that it is to move to; empty = it is not to move."""
+        self.is_pinned = False
+        """Somebody wants it where it is, or is bound for: evening out leaves it there."""
         self.serial = 0
         self.epoch = 0
         """The newest that anybody has reported: it outlives the owner."""
@@ -84,6 +86,7 @@ class Assignment:
         lost = [shard for shard, slot in enumerate(self.slots) if slot.host == host]
         for shard in lost:
             self._orphan(self.slots[shard])
+            self.slots[shard].is_pinned = False
         return lost
 
     def place(self, hosts: Iterable[str], near: Mapping[int, str] = _NOBODY) -> list[Grant]:
@@ -109,6 +112,10 @@ class Assignment:
         slot.serial, slot.bound_for = self._serial, host
         return Grant(self._serial, slot.host, shard)
 
+    def pin(self, shard: int) -> None:
+        """Leave `shard` at the host where it is to be now, as long as that lives."""
+        self.slots[shard].is_pinned = True
+
     def again(self, host: str) -> list[Grant]:
         """What `host` was told and has not done yet: to claim, or where a shard is bound for
         another, to release it. It may not have heard."""
@@ -130,7 +137,7 @@ class Assignment:
         if least == most or loads[most] - loads[least] < 2:
             return None
         for shard, slot in enumerate(self.slots):
-            if slot.host == most and slot.phase is Phase.OWNED:
+            if slot.host == most and slot.phase is Phase.OWNED and not slot.is_pinned:
                 return shard, least
         return None
 

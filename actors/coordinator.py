@@ -268,6 +268,8 @@ class Coordinator:
 
     def asked(self, channel: Channel, move: Move) -> None:
         problem = self.move(move.shard, move.host)
+        if problem is None:
+            self._assignment.pin(move.shard)
         channel.send(encode_frame(MoveAnswer(move.request_id, problem)))
 
     def lost(self, channel: Channel) -> None:

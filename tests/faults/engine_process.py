@@ -204,19 +204,28 @@ async def running(data_dir: Path, *flags: str | Path) -> AsyncIterator[EnginePro
 
 async def get(url: str, path: str, seconds: float = 5) -> tuple[int, bytes]:
     """One HTTP request on a connection of its own: status and body."""
+    return await _request(url, f"GET {path} HTTP/1.1", b"", seconds)
+
+
+async def post(url: str, path: str, body: object, seconds: float = 5) -> tuple[int, bytes]:
+    """The same, with a body of JSON."""
+    return await _request(url, f"POST {path} HTTP/1.1", json.dumps(body).encode(), seconds)
+
+
+async def _request(url: str, line: str, body: bytes, seconds: float) -> tuple[int, bytes]:
     host, port = url.removeprefix("http://").split(":")
     async with asyncio.timeout(seconds):
         reader, writer = await asyncio.open_connection(host, int(port))
         try:
-            writer.write(
-                f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
-            )
-            head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+            lines = (line, f"Host: {host}", "Connection: close", "Content-Type: application/json")
+            length = f"Content-Length: {len(body)}"
+            writer.write("\r\n".join((*lines, length, "", "")).encode() + body)
+            head, _, answer = (await reader.read()).partition(b"\r\n\r\n")
         finally:
             writer.close()
     if not head:
         raise asyncio.IncompleteReadError(b"", None)
-    return int(head.split()[1]), body
+    return int(head.split()[1]), answer
 
 
 async def gone(processes: Iterable[Identity], seconds: float = 10) -> None:
