@@ -27,6 +27,7 @@ from actors.memory_disk import MemoryDisk
 from actors.memory_journal import MemoryJournal, MemoryStore
 from actors.owner import ENDED, Owner, Phase
 from actors.ownership import Ownership
+from actors.recovery import Recovery
 from actors.tally import Tally
 from engine import limits
 from engine.codec import Position, Record, decode_record
@@ -372,6 +373,7 @@ class Trial:
         number: int = 0,
         floors: Iterable[Floor] = (),
         settings: Ownership | None = None,
+        recovery: Recovery | None = None,
     ) -> Life:
         """Start an owner; it has not claimed yet when this returns."""
         journal = journal or self.journal()
@@ -385,6 +387,7 @@ class Trial:
             self.tally,
             self._nonces.to_bytes(16),
             lambda owner: None,
+            recovery,
             archiver=self.archiver(),
             historian=self.historian(),
         )
@@ -397,9 +400,12 @@ class Trial:
         number: int = 0,
         floors: Iterable[Floor] = (),
         settings: Ownership | None = None,
+        recovery: Recovery | None = None,
     ) -> Life:
         """Start an owner, and wait until it serves."""
-        life = self.begin(journal, number=number, floors=floors, settings=settings)
+        life = self.begin(
+            journal, number=number, floors=floors, settings=settings, recovery=recovery
+        )
         assert Phase.SERVING is await life.settled(), life.owner.reason
         return life
 
@@ -417,6 +423,14 @@ class Trial:
         assert [Answer(Status.SHARD_STOPPED)] == waiting.answers
         assert Status.SHARD_STOPPED is life.send(receive(1)).status
         return life.owner.reason
+
+    async def follow(self, journal: Journal | None = None) -> Recovery:
+        """Somebody keeps up with the shard, and has read all there is."""
+        recovery = ownership(self.shards).recovery(0, journal or self.journal())
+        near = asyncio.Event()
+        recovery.follow(near.set)
+        await near.wait()
+        return recovery
 
     async def live(self, batches: int) -> None:
         """A life of so many batches that ends in order."""
@@ -454,6 +468,12 @@ class Trial:
         """The event with which the newest owner began to serve."""
         events = [event for record in self.store.records() for event in record.events]
         return [event for event in events if isinstance(event, Opened)][-1]
+
+    def lived_before_the_claim(self) -> bytes:
+        """The digest of all that stood before the newest claim."""
+        records = self.store.records()
+        claims = [number for number, each in enumerate(records) if not each.position.sequence]
+        return replayed(records[: claims[-1]], 0, self.shards).digest()
 
     def lived(self, number: int = 0) -> bytes:
         """The digest of all that was ever appended."""

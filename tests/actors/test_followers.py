@@ -1,0 +1,203 @@
+"""Whoever has kept up with a shard takes it over as if it had read all of it then."""
+
+import asyncio
+
+import pytest
+
+from actors.claim import Floor
+from actors.followers import Followers
+from actors.owner import Phase
+from actors.recovery import Recovery
+from engine import limits
+from engine.codec import Position
+from engine.messages import GetStock, HandedOff, Status, StockView
+from tests.actors.servers import eventually
+from tests.actors.trial import FaultyJournal, Trial, ownership, receive, timeless
+
+LITTLE = 6
+"""Operations of a claim, of what is read before and after it, and of `opened`."""
+
+
+async def keep_up() -> None:
+    """Long enough for a follower to read what has come."""
+    await asyncio.sleep(3 * limits.FOLLOW_SECONDS)
+
+
+@timeless
+async def test_little_is_left_to_read(trial: Trial) -> None:
+    """Who takes over has read all but the end, however long the journal is."""
+    life = await trial.serve()
+    await life.go_on(200)
+    journal = trial.journal()
+    recovery = await trial.follow(journal)
+    await life.go_on(50)
+    await keep_up()
+    before = len(journal.operations)
+    await life.crash()
+
+    successor = await trial.serve(journal, recovery=recovery)
+
+    assert len(journal.operations) - before < 3 * LITTLE
+    assert trial.opened.digest == trial.lived_before_the_claim()
+    answer = await successor.ask(GetStock("sku-49"))
+    assert isinstance(answer.body, StockView)
+    assert 100 == answer.body.on_hand
+
+
+@timeless
+async def test_who_leaves_says_to_whom(trial: Trial) -> None:
+    """The last record of an owner that hands over names the host that is to come."""
+    life = await trial.serve()
+    await life.go_on(3)
+
+    life.owner.stop("host-2")
+
+    assert Phase.RELEASED is await life.ended()
+    assert [HandedOff("host-2")] == trial.last.events
+    assert Phase.SERVING is (await trial.serve()).owner.phase
+
+
+@timeless
+async def test_snapshots_meanwhile(trial: Trial, small_snapshots: None) -> None:
+    """What was followed past snapshots and trims is known as well as what is read anew: the next
+    owner keeps the right generations, and goes on to trim."""
+    life = await trial.serve()
+    await life.go_on(10)
+    recovery = await trial.follow()
+    await life.go_on(40)
+    await keep_up()
+    kept = life.owner.snapshotter
+    assert kept is not None
+    generations = list(kept.generations)
+    await life.crash()
+
+    successor = await trial.serve(recovery=recovery)
+
+    assert successor.owner.snapshotter is not None
+    assert generations == successor.owner.snapshotter.generations
+    await successor.go_on(60)
+    await successor.crash()
+    assert trial.store.positions()[0] > generations[-1]
+    assert Phase.SERVING is (await trial.serve()).owner.phase
+    assert trial.opened.digest == trial.lived_before_the_claim()
+
+
+@timeless
+async def test_a_server_that_went_back(trial: Trial) -> None:
+    """Records that were followed and are gone count for nothing: what stands is read anew."""
+    life = await trial.serve()
+    await life.go_on(5)
+    recovery = await trial.follow()
+    await life.crash()
+    trial.store.forget(0, Position(1, 4))
+    trial.store.restart()
+
+    successor = await trial.serve(recovery=recovery)
+
+    assert trial.opened.digest == trial.lived_before_the_claim()
+    answer = await successor.ask(GetStock("sku-4"))
+    assert Status.UNKNOWN_SKU is answer.status
+
+
+@timeless
+async def test_another_end_of_the_journal(trial: Trial) -> None:
+    """A record that stands where a followed one stood, and is another, is noticed."""
+    life = await trial.serve()
+    await life.go_on(5)
+    recovery = await trial.follow()
+    recovery.leave()
+    await life.crash()
+    trial.store.forget(0, Position(1, 6))
+    trial.store.restart()
+    other = await trial.serve()
+    await other.go_on(9)
+    await other.crash()
+
+    successor = await trial.serve(recovery=recovery)
+
+    assert trial.opened.digest == trial.lived_before_the_claim()
+    assert 3 == successor.owner.epoch
+
+
+@timeless
+async def test_floors_count_for_followers(trial: Trial) -> None:
+    """What was acknowledged must be in what was followed, with its checksum, or nobody serves."""
+    life = await trial.serve()
+    await life.go_on(5)
+    within = trial.store.records()[4]
+    recovery = await trial.follow()
+    await life.crash()
+
+    wrong = trial.begin(recovery=recovery, floors=[Floor(within.position, 12345)])
+
+    assert Phase.FAILED is await wrong.settled()
+    assert f"record {within.position}: checksum" in wrong.owner.reason
+    right = Floor(within.position, within.checksum)
+    assert Phase.SERVING is (await trial.serve(floors=[right])).owner.phase
+
+
+@timeless
+async def test_what_is_trimmed_ahead_of_a_follower(trial: Trial, small_snapshots: None) -> None:
+    """A follower that was slow finds a gap, and begins again with the newest snapshot."""
+    life = await trial.serve()
+    await life.go_on(10)
+    journal = trial.journal()
+    recovery = await trial.follow(journal)
+    journal.freeze()
+    await life.go_on(60)
+    assert trial.store.positions()[0].sequence > 20
+    journal.thaw()
+
+    await eventually(lambda: not recovery.is_near)
+    await eventually(lambda: recovery.is_near)
+    await life.crash()
+
+    await trial.serve(recovery=recovery)
+    assert trial.opened.digest == trial.lived_before_the_claim()
+
+
+@timeless
+async def test_followers_come_and_go(trial: Trial) -> None:
+    """Those that are wanted are followed, and no others; what is taken is not followed any more."""
+    life = await trial.serve()
+    await life.go_on(3)
+    journals: list[FaultyJournal] = []
+
+    def make(shard: int) -> Recovery:
+        journals.append(trial.journal())
+        return ownership(trial.shards).recovery(shard, journals[-1])
+
+    told: list[int] = []
+    followers = Followers(make, lambda: told.append(1))
+    followers.follow([0])
+    followers.follow([0])
+    await eventually(lambda: [0] == followers.near())
+    followers.follow([])
+    await keep_up()
+    read = len(journals[0].operations)
+    await keep_up()
+
+    assert (1, [1], []) == (len(journals), told, followers.near())
+    assert read == len(journals[0].operations)
+    followers.follow([0])
+    await eventually(lambda: [0] == followers.near())
+    recovery = followers.take(0)
+    await life.crash()
+    successor = await trial.serve(recovery=recovery)
+    assert ([], None) == (followers.near(), followers.take(0))
+    assert Status.OK is (await successor.ask(receive(1))).status
+
+
+@pytest.mark.parametrize("batches", [0, 1])
+def test_a_shard_that_was_never_begun(trial: Trial, batches: int) -> None:
+    """There is nothing to follow yet; what comes is read like anything else."""
+
+    @timeless
+    async def run() -> None:
+        recovery = await trial.follow()
+        await trial.live(batches)
+        await keep_up()
+        assert Phase.SERVING is (await trial.serve(recovery=recovery)).owner.phase
+        assert trial.opened.digest == trial.lived_before_the_claim()
+
+    run()
