@@ -103,6 +103,13 @@ class Move(Message, tag=4):
     host: str
 
 
+class Restart(Message, tag=5):
+    """An operator, by way of a gateway, wants the process `name` to end in order and come back."""
+
+    request_id: int
+    name: str
+
+
 class Assign(Message, tag=1):
     """Claim `shard`; a journal that ends below `floor` has lost what was acknowledged."""
 
@@ -120,7 +127,7 @@ class Release(Message, tag=5):
 
 
 class MoveAnswer(Message, tag=6):
-    """It is under way, or why it is not."""
+    """What an operator wanted is under way, or why it is not."""
 
     request_id: int
     problem: str | None = None
@@ -172,7 +179,7 @@ class Stop(Message, tag=4):
     """Finish what is in flight, say Left, and wait for the end."""
 
 
-FromMember = Join | Beat | Left | Move
+FromMember = Join | Beat | Left | Move | Restart
 FromCoordinator = Assign | Release | Map | Leave | Stop | MoveAnswer | Follow
 
 _from_member: Final = msgspec.msgpack.Decoder(FromMember)
@@ -246,7 +253,7 @@ class ControlHandler(Protocol):
     def joined(self, channel: Channel, join: Join) -> None: ...
     def beaten(self, channel: Channel, beat: Beat) -> None: ...
     def left(self, channel: Channel) -> None: ...
-    def asked(self, channel: Channel, move: Move) -> None: ...
+    def asked(self, channel: Channel, wish: Move | Restart) -> None: ...
     def lost(self, channel: Channel) -> None: ...
 
 
@@ -301,7 +308,7 @@ class ControlServer:
             self._handler.beaten(channel, message)
         elif isinstance(message, Left):
             self._handler.left(channel)
-        elif isinstance(message, Move):
+        elif isinstance(message, Move | Restart):
             self._handler.asked(channel, message)
         else:
             raise WireError("joined twice")

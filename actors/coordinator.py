@@ -47,6 +47,7 @@ from actors.control import (
     Move,
     MoveAnswer,
     Release,
+    Restart,
     Route,
     ShardHead,
     Stop,
@@ -144,6 +145,8 @@ class Coordinator:
         """Whether anything was assigned yet."""
         self._assign_at = self._even_at = 0.0
         self._moves = Moves()
+        self._restarting: dict[str, bool] = {}
+        """Processes that are to end in order, and come back; true = they were told to end."""
         self._changed = asyncio.Event()
         self._ticker: asyncio.Task[None] | None = None
         self._errands: set[asyncio.Task[None]] = set()
@@ -237,6 +240,8 @@ class Coordinator:
         member = Member(join, channel, asyncio.get_running_loop().time())
         self._members[join.name] = self._of[channel] = member
         self._expected.setdefault(join.name, join.kind)
+        if not same:
+            self._restarting.pop(join.name, None)
         _log.info("joined", name=join.name, pid=join.process.pid, address=join.address)
         self.on_join(join)
         if same:
@@ -265,12 +270,17 @@ class Coordinator:
         if (member := self._of.get(channel)) is not None:
             member.left = True
             self._changed.set()
+            if member.join.name in self._restarting:
+                self._run(self._launcher.kill(member.join))
 
-    def asked(self, channel: Channel, move: Move) -> None:
-        problem = self.move(move.shard, move.host)
-        if problem is None:
-            self._assignment.pin(move.shard)
-        channel.send(encode_frame(MoveAnswer(move.request_id, problem)))
+    def asked(self, channel: Channel, wish: Move | Restart) -> None:
+        if isinstance(wish, Restart):
+            problem = self.restart(wish.name)
+        else:
+            problem = self.move(wish.shard, wish.host)
+            if problem is None:
+                self._assignment.pin(wish.shard)
+        channel.send(encode_frame(MoveAnswer(wish.request_id, problem)))
 
     def lost(self, channel: Channel) -> None:
         member = self._of.pop(channel, None)
@@ -297,6 +307,7 @@ class Coordinator:
             if now >= self._assign_at:
                 self._assign()
             self._give_up_moves(now)
+            self._go_on_restarting()
             self._tell_what_to_follow()
             if now >= self._even_at:
                 self._even_at = now + EVEN_SECONDS
@@ -369,6 +380,54 @@ class Coordinator:
             else:
                 floor = self.floors.get(grant.shard)
                 self._tell(member, Assign(grant.serial, grant.shard, floor))
+
+    def restart(self, name: str) -> str | None:
+        """Have the process `name` end in order and come back, without anybody being refused for it.
+        What is in the way, or None: it is under way."""
+        member = self._members.get(name)
+        if member is None or not member.alive:
+            return f"there is no {name}, or it says nothing"
+        kind = member.join.kind
+        others = [
+            each
+            for other, each in self._members.items()
+            if each.alive and each.join.kind is kind and other not in {name, *self._restarting}
+        ]
+        if not others:
+            return f"there is no {kind.name.lower()} beside {name}"
+        self._restarting.setdefault(name, False)
+        return None
+
+    def _go_on_restarting(self) -> None:
+        """A host ends when its shards are elsewhere, one after the other; a gateway when it has
+        answered what it has."""
+        for name, is_told in list(self._restarting.items()):
+            member = self._members[name]
+            if not member.alive:
+                del self._restarting[name]
+            elif is_told:
+                continue
+            elif member.join.kind is Kind.GATEWAY:
+                self._end_in_order(member, Stop())
+            elif shards := self._assignment.shards_of(name):
+                if not self._moves and not any(map(self._is_leaving, shards)):
+                    self.move(shards[0], self._refuge(shards[0], name))
+            else:
+                self._end_in_order(member, Leave())
+
+    def _end_in_order(self, member: Member, word: Stop | Leave) -> None:
+        self._restarting[member.join.name] = True
+        _log.info("restarts", name=member.join.name, pid=member.join.process.pid)
+        self._tell(member, word)
+
+    def _is_leaving(self, shard: int) -> bool:
+        return self._assignment.slots[shard].bound_for != ""
+
+    def _refuge(self, shard: int, name: str) -> str:
+        """Where `shard` of host `name` had better be while that restarts."""
+        loads = {host: len(self._assignment.shards_of(host)) for host in self._active_hosts()}
+        near = self.near().get(shard, name)
+        return near if near != name else min(loads, key=loads.__getitem__)
 
     # --- shards -----------------------------------------------------------------------------
 
@@ -474,7 +533,7 @@ class Coordinator:
     def _active_hosts(self) -> list[str]:
         """Those that are to have shards: as many as were asked for, those first that have some. The
         others are spares."""
-        alive = self._alive_hosts()
+        alive = [name for name in self._alive_hosts() if name not in self._restarting]
         loaded = [name for name in alive if self._assignment.shards_of(name)]
         idle = [name for name in alive if name not in loaded]
         active = loaded + idle[: max(0, self._settings.hosts - len(loaded))]
@@ -484,7 +543,11 @@ class Coordinator:
 
     def _spares(self) -> list[str]:
         active = self._active_hosts()
-        return [name for name in self._alive_hosts() if name not in active]
+        return [
+            name
+            for name in self._alive_hosts()
+            if name not in active and name not in self._restarting
+        ]
 
     def near(self) -> dict[int, str]:
         """shard → a host that could take it over in a moment."""

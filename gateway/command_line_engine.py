@@ -482,6 +482,27 @@ def _show_move(report: dict[str, Any]) -> None:
     print("shard {shard} is on its way to {host}".format(**report))
 
 
+def restart(*, name: str, engine: Engine = THE_ENGINE) -> int:
+    """Restart a host or a gateway, in order.
+
+    Nobody is refused for it: a host's shards move elsewhere first. `onhand status` shows another
+    process id when it is back. For example:
+
+        onhand restart --name host-2
+
+    Parameters
+    ----------
+    name
+        As `onhand status` shows it.
+    """
+    engine.say(engine.client().post(f"/v1/processes/{name}/restart", {}), _show_restart)
+    return 0
+
+
+def _show_restart(report: dict[str, Any]) -> None:
+    print("{name} is about to restart".format(**report))
+
+
 COMMANDS: Final[dict[str, Callable[..., int]]] = {
     "import": import_file,
     "stock": stock,
@@ -491,6 +512,7 @@ COMMANDS: Final[dict[str, Callable[..., int]]] = {
     "status": status,
     "audit": audit,
     "move": move,
+    "restart": restart,
 }
 
 

@@ -32,6 +32,7 @@ from gateway.http_edge import HttpEdge
 from gateway.http_routes import RouteTable
 from gateway.http_table import OPERATIONS
 from gateway.moves import move_operation
+from gateway.restarts import restart_operation
 from gateway.router import Router
 from gateway.status import status_operation
 
@@ -78,6 +79,7 @@ class GatewayProcess:
                     *OPERATIONS,
                     status_operation(lambda: self._member.map),
                     move_operation(self._member.move),
+                    restart_operation(self._member.restart),
                 ]
             ),
             authenticate,

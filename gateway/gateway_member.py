@@ -1,9 +1,11 @@
 """A gateway as a member of the engine: what it is told by the coordinator, and passes on to it.
 
-coordinator ──Map──►              who owns what: the router sends accordingly from now on
-coordinator ◄──Beat──             which map is known here, and the newest records heard of
-coordinator ◄──Move──, ──MoveAnswer──►      what an operator asked for
-coordinator ──Stop──►             accepts nothing more, answers what it has, says Left
+    coordinator ──Map──►              who owns what: the router sends accordingly from now on
+    coordinator ◄──Beat──             which map is known here, and the newest records heard of
+    coordinator ◄──Move, Restart──    what an operator wishes
+    coordinator ──Stop──►             accepts nothing more, answers what it has, says Left
+
+It knows nothing that it could not learn again.
 """
 
 import asyncio
@@ -21,12 +23,13 @@ from actors.control import (
     Map,
     Move,
     MoveAnswer,
+    Restart,
     ShardHead,
     Stop,
 )
 from gateway.router import Router
 
-MOVE_SECONDS: Final = 2.0
+ANSWER_SECONDS: Final = 2.0
 _log = structlog.get_logger(__name__)
 
 
@@ -41,8 +44,8 @@ class GatewayMember:
         self._router = router
         self._close = close
         self._stopping: asyncio.Task[None] | None = None
-        self._moves: dict[int, asyncio.Future[str | None]] = {}
-        self._move_ids = itertools.count()
+        self._wishes: dict[int, asyncio.Future[str | None]] = {}
+        self._wish_ids = itertools.count()
         self._control: ControlMember | None = None
 
     async def run(self, control: str, join: Join) -> None:
@@ -52,17 +55,23 @@ class GatewayMember:
 
     async def move(self, shard: int, host: str) -> str | None:
         """Ask the coordinator. What is in the way, or None: it is under way."""
-        request_id = next(self._move_ids)
+        return await self._wish(Move(next(self._wish_ids), shard, host))
+
+    async def restart(self, name: str) -> str | None:
+        """The same, for a process that is to end in order and come back."""
+        return await self._wish(Restart(next(self._wish_ids), name))
+
+    async def _wish(self, wish: Move | Restart) -> str | None:
         future: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
-        self._moves[request_id] = future
+        self._wishes[wish.request_id] = future
         try:
-            if self._control is None or not self._control.say(Move(request_id, shard, host)):
+            if self._control is None or not self._control.say(wish):
                 return "the coordinator is not there at the moment"
-            return await asyncio.wait_for(future, MOVE_SECONDS)
+            return await asyncio.wait_for(future, ANSWER_SECONDS)
         except TimeoutError:
             return "the coordinator does not answer"
         finally:
-            del self._moves[request_id]
+            del self._wishes[wish.request_id]
 
     def _beat(self) -> Beat:
         heads = [ShardHead(shard, *position) for shard, position in self._router.heads.items()]
@@ -76,7 +85,7 @@ class GatewayMember:
             self._router.update_map(message.version, routes, message.failures.keys())
             self._control.notice()
         elif isinstance(message, MoveAnswer):
-            if (future := self._moves.get(message.request_id)) is not None and not future.done():
+            if (future := self._wishes.get(message.request_id)) is not None and not future.done():
                 future.set_result(message.problem)
         elif isinstance(message, Stop) and self._stopping is None:
             self._stopping = asyncio.create_task(self._stop())

@@ -273,6 +273,9 @@ NOT_READY: Final = Kind("not_ready", 503, "Not ready", True, "Wait until every s
 NOT_MOVABLE: Final = Kind(
     "not_movable", 409, "The shard cannot move there", True, "See /v1/status, and try again."
 )
+NOT_RESTARTABLE: Final = Kind(
+    "not_restartable", 409, "The process cannot restart now", True, "See /v1/status, and try again."
+)
 TOO_MANY_CONNECTIONS: Final = Kind(
     "too_many_connections", 503, "Too many connections", True, "Use fewer; try again later.", 1
 )
@@ -289,6 +292,7 @@ EDGE_KINDS: Final = (
     INTERNAL,
     NOT_READY,
     NOT_MOVABLE,
+    NOT_RESTARTABLE,
     TOO_MANY_CONNECTIONS,
 )
 """What only HTTP refuses."""

@@ -17,6 +17,7 @@ from actors.control import (
     Kind,
     Move,
     MoveAnswer,
+    Restart,
     Stop,
 )
 from actors.process import Identity
@@ -43,9 +44,9 @@ class Listener:
     def left(self, channel: Channel) -> None:
         self._say("left")
 
-    def asked(self, channel: Channel, move: Move) -> None:
-        self._say(move)
-        channel.send(encode_frame(MoveAnswer(move.request_id, "no")))
+    def asked(self, channel: Channel, wish: Move | Restart) -> None:
+        self._say(wish)
+        channel.send(encode_frame(MoveAnswer(wish.request_id, "no")))
 
     def lost(self, channel: Channel) -> None:
         self._say("lost")

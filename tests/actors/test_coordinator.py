@@ -151,6 +151,10 @@ async def started(world: World, tmp_path: Path, hosts: int, spares: int = 0) -> 
     return coordinator
 
 
+def gateways(coordinator: Coordinator) -> list[str]:
+    return [each.name for each in coordinator.map().members if each.kind is Kind.GATEWAY]
+
+
 def owners(coordinator: Coordinator) -> dict[int, str]:
     return {route.shard: route.host for route in coordinator.map().routes}
 
@@ -373,6 +377,39 @@ async def test_a_spare_takes_over(world: World, tmp_path: Path) -> None:
     await world.place(Kind.HOST, dead)
     await come(coordinator, lambda: len(coordinator.near()) == SHARDS)
     assert after == owners(coordinator)
+
+
+async def test_a_host_restarts_when_its_shards_are_elsewhere(world: World, tmp_path: Path) -> None:
+    """They move, one after the other; then it is to leave, and gets its share when it is back."""
+    coordinator = await started(world, tmp_path, hosts=2)
+    one, other = world.puppets["host-1"], world.puppets["host-2"]
+    mine = len(one.beat.owned)
+
+    assert coordinator.restart("host-1") is None
+
+    await come(coordinator, lambda: any(isinstance(each, Leave) for each in one.got))
+    assert mine == len([each for each in one.got if isinstance(each, Release)])
+    assert set(range(SHARDS)) == set(other.beat.owned)
+    assert "there is no host-9, or it says nothing" == coordinator.restart("host-9")
+    assert "there is no host beside host-2" == coordinator.restart("host-2")
+    await world.place(Kind.HOST, "host-1")
+    await come(coordinator, lambda: len(world.puppets["host-1"].beat.owned) == SHARDS // 2)
+
+
+async def test_a_gateway_restarts_when_it_has_answered(world: World, tmp_path: Path) -> None:
+    """It is told to stop, says that it has left, and only then is ended; never the only one."""
+    coordinator = await started(world, tmp_path, hosts=1)
+    assert "there is no gateway beside gateway-1" == coordinator.restart("gateway-1")
+    await world.place(Kind.GATEWAY, "gateway-2")
+    await come(
+        coordinator, lambda: "gateway-2" in {each.name for each in coordinator.map().members}
+    )
+
+    assert coordinator.restart("gateway-1") is None
+
+    await come(coordinator, lambda: world.killed == ["gateway-1"])
+    assert any(isinstance(each, Stop) for each in world.puppets["gateway-1"].got)
+    assert not any(isinstance(each, Stop) for each in world.puppets["gateway-2"].got)
 
 
 async def test_what_was_told_is_told_again(world: World, tmp_path: Path) -> None:

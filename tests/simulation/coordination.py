@@ -192,6 +192,13 @@ class Coordination(Node):
             shard = draws[0] % self._settings.shards
             self.loop.inject(self.coordinator.move, shard, target)
 
+    def restart(self, draws: tuple[int, int]) -> None:
+        """An operator has some process end in order."""
+        names = list(self._nursery.placed)
+        if self.coordinator is not None and self.is_up and not self.is_frozen and names:
+            assert self.loop is not None
+            self.loop.inject(self.coordinator.restart, names[draws[0] % len(names)])
+
 
 class _Noting:
     """A host, of which it is noted with which floors it was given shards."""

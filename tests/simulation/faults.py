@@ -132,6 +132,9 @@ class Faults:
             case Kind.FREEZE_COORDINATOR:
                 if isinstance(self._registrar, Coordination):
                     self._frost(self._registrar, fault)
+            case Kind.RESTART:
+                if isinstance(self._registrar, Coordination):
+                    self._registrar.restart(fault.draws)
             case _:
                 raise AssertionError(fault.kind)
 

@@ -40,6 +40,7 @@ class Kind(Enum):
     FLUSHED = "somebody empties the server"
     KILL_ALL = "kill everything"
     FREEZE_COORDINATOR = "freeze the coordinator"
+    RESTART = "restart a process in order"
 
 
 SMALL: Final = 0.75
@@ -47,6 +48,8 @@ SMALL: Final = 0.75
 COORDINATED: Final = 0.25
 """Share of worlds with a coordinator: they cost more."""
 LOSSY: Final[tuple[Kind, ...]] = (Kind.OLDER, Kind.EMPTY, Kind.FLUSHED)
+COORDINATORS: Final[tuple[Kind, ...]] = (Kind.FREEZE_COORDINATOR, Kind.RESTART)
+"""What there is only where there is a coordinator."""
 CONTESTED: Final[tuple[Kind, ...]] = (Kind.SEIZE, Kind.FREEZE_HOST, Kind.CUT, Kind.MOVE)
 """What leaves two owners who both think they are the one: worst when the server loses data."""
 
@@ -146,10 +149,13 @@ def draw(seed: int) -> Scenario:
 def _coordinate(scenario: Scenario, random: Random, horizon: int) -> None:
     """In some worlds it is the product's coordinator that decides who owns what."""
     scenario.coordinated = random.random() < COORDINATED
-    if scenario.coordinated and random.random() < 0.4:
-        at = random.randrange(horizon + SECOND // 2)
-        scenario.faults.append(_fault(random, at, Kind.FREEZE_COORDINATOR))
-        scenario.faults.sort(key=lambda fault: fault.at)
+    if not scenario.coordinated:
+        return
+    for kind in COORDINATORS:
+        if random.random() < 0.4:
+            at = random.randrange(horizon + SECOND // 2)
+            scenario.faults.append(_fault(random, at, kind))
+    scenario.faults.sort(key=lambda fault: fault.at)
 
 
 def _tuning(random: Random) -> dict[str, int | float]:
@@ -175,7 +181,7 @@ def _faults(random: Random, horizon: int) -> list[Fault]:
     """None in some worlds; in the others a few kinds, several times."""
     if random.random() < 0.15:
         return []
-    usual: list[Kind] = [kind for kind in Kind if kind not in (*LOSSY, Kind.FREEZE_COORDINATOR)]
+    usual: list[Kind] = [kind for kind in Kind if kind not in (*LOSSY, *COORDINATORS)]
     kinds = random.sample(usual, random.choice((1, 1, 2, 3, 5)))
     if random.random() < 0.12:
         kinds.append(random.choice(LOSSY))
