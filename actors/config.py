@@ -135,6 +135,7 @@ _RANGES: Final = (
     ("port", 0, 65_535),
     ("binary_port", 0, 65_535),
     ("hosts", 1, HOSTS_MAX),
+    ("spares", 0, HOSTS_MAX),
     ("shards", 1, limits.SHARDS_MAX),
     ("gateways", 1, GATEWAYS_MAX),
     ("maxmemory_bytes", MAXMEMORY_BYTES_MIN, 1 << 44),

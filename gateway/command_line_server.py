@@ -108,6 +108,8 @@ class Shape:
     ----------
     hosts
         Processes that own the stock.
+    spares
+        Further ones, that keep up with the others and take over from one that dies, in a moment.
     shards
         Parts that the stock is divided into, for good.
     gateways
@@ -117,6 +119,7 @@ class Shape:
     """
 
     hosts: int = DEFAULTS.hosts
+    spares: int = DEFAULTS.spares
     shards: int = DEFAULTS.shards
     gateways: int = DEFAULTS.gateways
     address: str | None = None
