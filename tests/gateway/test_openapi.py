@@ -17,8 +17,13 @@ from gateway.http_types import Reservation
 from gateway.moves import move_operation
 from gateway.openapi import describe, document
 from gateway.problems import EDGE_KINDS, TABLE
+from gateway.restarts import restart_operation
 from gateway.status import status_operation
 from tests.gateway.http_engine import serving
+
+
+async def _restart(name: str) -> str | None:
+    return None
 
 
 async def _move(shard: int, host: str) -> str | None:
@@ -28,6 +33,7 @@ async def _move(shard: int, host: str) -> str | None:
 EVERY = (
     *OPERATIONS,
     move_operation(_move),
+    restart_operation(_restart),
     status_operation(lambda: Map(0, 1, [], [], {})),
 )
 """What a gateway serves."""
