@@ -12,6 +12,7 @@ may be a frozen one that has woken up, and is of no more use to anybody.
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 from zlib import crc32
 
@@ -25,6 +26,7 @@ from actors.config import Settings
 from actors.historian import Historian
 from actors.inbox import Portion
 from actors.journal import BusyError, Journal, JournalError, LostError, Memory
+from actors.map_board import MapBoard
 from actors.marks import CorruptMarkError, Marks
 from actors.owner import CLOSED, ENDED, Owner, Ownership, Phase, Tally
 from actors.pending import NOT_DONE, Gathered, Pending, Single
@@ -46,6 +48,7 @@ from engine.messages import (
     Extend,
     Find,
     GetChannel,
+    GetMap,
     GetReservation,
     GetStatistics,
     GetStockAsOf,
@@ -169,6 +172,7 @@ class Host:
         self._keepers: list[asyncio.Task[None]] = []
         self._loop = asyncio.get_running_loop()
         self.tally = Tally()
+        self.board = MapBoard(settings.control_token, settings.shards)
         self.archiver = (
             None if archive is None else Archiver(archive, settings.archive_snapshot_bytes)
         )
@@ -347,14 +351,24 @@ class Host:
             shard = found
         owner = self._owners.get(shard)
         if owner is None:
-            pending.answer(index, Answer(Status.MOVED, MovedTo(shard, 0, "")))
+            pending.answer(index, self._moved(shard))
         elif owner.phase in CLOSED:
-            pending.answer(index, owner.refusal())
+            pending.answer(index, self._gone(owner))
         elif type(command) in _BESIDE:
             owner.submit(pending, index, command)
         else:
             return owner
         return None
+
+    def _moved(self, shard: int) -> Answer:
+        """Who has the shard instead, as far as is known here."""
+        return Answer(Status.MOVED, MovedTo(shard, *self.board.owner(shard)))
+
+    def _gone(self, owner: Owner) -> Answer:
+        """Why the owner, which has ended, does not answer; who has come after it, if that is known
+        here."""
+        is_newer = self.board.owner(owner.number)[0] > owner.epoch
+        return self._moved(owner.number) if is_newer else owner.refusal()
 
     @staticmethod
     def _queue(owner: Owner, portion: Portion) -> None:
@@ -376,6 +390,10 @@ class Host:
             return None
         if isinstance(command, Find):
             self._find(command, pending, index)
+            return None
+        if isinstance(command, GetMap):
+            left = pending.deadline - self._loop.time()
+            self.board.ask(command, left, partial(pending.answer, index))
             return None
         if hasattr(command, "sku"):
             return shard_of(command.sku, self._shards)

@@ -1,6 +1,7 @@
 """A host as a member of the engine: what it says to the coordinator, and does at its word.
 
     coordinator ──Assign, Release──► claims and leaves shards
+    coordinator ──Map──►             who owns what, for clients that come straight here
     coordinator ◄──Beat──            which it owns, is recovering, refuses, and how far they reach
     coordinator ──Leave──►           all that it had is another's: the process ends
     coordinator ──Stop──►            serves what is queued, writes its marks, says Left
@@ -92,6 +93,7 @@ class HostMember:
             self.notice()
         elif isinstance(message, Map):
             self._version = message.version
+            self._host.board.post(message.version, message.owners(), message.failures.keys())
         elif isinstance(message, Leave):
             self._end("superseded")
         elif isinstance(message, Stop) and self._stopping is None:

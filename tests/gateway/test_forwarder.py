@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from actors.binary_server import BinaryServer
+from actors.map_board import MapBoard
 from engine.messages import (
     GetStatistics,
     GetStock,
@@ -32,7 +33,10 @@ async def gateway(tmp_path: Path) -> AsyncIterator[Peer]:
     async with two_hosts(tmp_path) as hosts:
         router = Router(SHARDS)
         router.update_map(1, map_of(*hosts))
-        server = BinaryServer("gateway", SHARDS, Forwarder(router, lambda: OWN), authenticate)
+        board = MapBoard("secret", SHARDS)
+        board.post(1, map_of(*hosts))
+        forwarder = Forwarder(router, board, lambda: OWN)
+        server = BinaryServer("gateway", SHARDS, forwarder, authenticate)
         async with connect(await server.listen("tcp:127.0.0.1:0")) as peer:
             await peer.greet()
             yield peer

@@ -24,6 +24,7 @@ from actors.clock import Clock
 from actors.config import Settings
 from actors.host import Host
 from actors.journal import JournalError, RedisJournal
+from actors.map_board import MapBoard
 from actors.marks import Mark, Marks
 from actors.pending import Pending, Single
 from actors.recovery import Floor
@@ -421,6 +422,7 @@ class GatewayNode(Node):
         super().__init__(name, make_loop)
         self.address = f"tcp:{name}:8000"
         self.router: Router | None = None
+        self.board: MapBoard | None = None
         self._net = net
         self._shards = shards
         self._overseer = overseer
@@ -432,13 +434,15 @@ class GatewayNode(Node):
 
     def tell(self, version: int, routes: dict[int, tuple[int, str]], stopped: set[int]) -> None:
         """A map, on its way."""
-        loop, router = self.loop, self.router
-        if loop is not None and router is not None:
+        loop, router, board = self.loop, self.router, self.board
+        if loop is not None and router is not None and board is not None:
             loop.inject(router.update_map, version, routes, stopped)
+            loop.inject(board.post, version, routes, stopped)
 
     def _begin(self, loop: SimulatedLoop) -> None:
         self.router = Router(self._shards)
-        forwarder = Forwarder(self.router, lambda: Statistics([]))
+        self.board = MapBoard("token", self._shards)
+        forwarder = Forwarder(self.router, self.board, lambda: Statistics([]))
         server = BinaryServer(self.name, self._shards, forwarder, _anybody)
         self._net.listen(loop, (self.name, 8000), lambda: binary_server.Connection(server))
         self.server = server
