@@ -357,6 +357,12 @@ class HostNode(Node):
         if loop is not None and host is not None:
             loop.inject(host.release, shard)
 
+    def tell(self, version: int, routes: dict[int, tuple[int, str]], stopped: set[int]) -> None:
+        """A map, on its way."""
+        loop, host = self.loop, self.host
+        if loop is not None and host is not None:
+            loop.inject(host.board.post, version, routes, stopped)
+
     def stop(self) -> None:
         """The process ends in order: it serves what it has, and leaves."""
         loop, host = self.loop, self.host
@@ -450,7 +456,7 @@ class GatewayNode(Node):
 
 
 class ClientNode(Node):
-    """A client of one address; every command is a call of its own."""
+    """A client of one address, or straight to the owners; every command is a call of its own."""
 
     def __init__(
         self,
@@ -460,9 +466,13 @@ class ClientNode(Node):
         history: History,
         address: str,
         deadline_ms: int,
+        straight: bool,
+        random: Random,
     ) -> None:
         super().__init__(name, make_loop)
         self._time = time
+        self._straight = straight
+        self._random = random
         self._history = history
         self._address = address
         self._deadline_ms = deadline_ms
@@ -478,7 +488,12 @@ class ClientNode(Node):
     async def _stay_connected(self) -> None:
         while True:
             try:
-                async with Client.connect(self._address, deadline_ms=self._deadline_ms) as client:
+                async with Client.connect(
+                    self._address,
+                    straight=self._straight,
+                    deadline_ms=self._deadline_ms,
+                    jitter=self._random.random,
+                ) as client:
                     self._client = client
                     self._connected.set()
                     await asyncio.get_running_loop().create_future()

@@ -46,6 +46,8 @@ SMALL: Final = 0.75
 """Share of worlds of one shard and a reservation or two."""
 COORDINATED: Final = 0.25
 """Share of worlds with a coordinator: they cost more."""
+FOLLOWING: Final = 0.25
+"""Share of worlds whose clients find the owners by themselves."""
 LOSSY: Final[tuple[Kind, ...]] = (Kind.OLDER, Kind.EMPTY, Kind.FLUSHED)
 CONTESTED: Final[tuple[Kind, ...]] = (Kind.SEIZE, Kind.FREEZE_HOST, Kind.CUT, Kind.MOVE)
 """What leaves two owners who both think they are the one: worst when the server loses data."""
@@ -73,6 +75,8 @@ class Scenario:
     """The product's coordinator decides who owns what; else a registrar plays it."""
     straight: bool = False
     """Clients talk to hosts, not to gateways."""
+    follows: bool = False
+    """Whoever they talk to only tells clients who owns what: they send to each shard's owner."""
     deadline_ms: int = 2_000
     tuning: dict[str, int | float] = field(default_factory=dict)
     """`engine.limits` by name."""
@@ -98,6 +102,7 @@ class Scenario:
         lines = [
             f"seed {self.seed}: {self.shards} shards, {self.hosts} hosts, {self.gateways} gateways,"
             f" {self.clients} clients{' straight to hosts' if self.straight else ''},"
+            f"{' following the map,' if self.follows else ''}"
             f"{' archives,' if self.archives else ''}"
             f"{' coordinated,' if self.coordinated else ''}"
             f" grace {self.grace_us} us, windows {self.windows_us} us, weather {self.weather},"
@@ -140,6 +145,7 @@ def draw(seed: int) -> Scenario:
     scenario.steps = workload.draw()
     scenario.faults = _faults(random, horizon)
     _coordinate(scenario, Random(seed ^ 0xC00D), horizon)
+    scenario.follows = Random(seed ^ 0xF0110).random() < FOLLOWING
     return scenario
 
 

@@ -111,8 +111,9 @@ class World:
                 self._make_loop, self.time, settings, nursery, scenario.hosts
             )
         else:
+            told = self.hosts if scenario.follows else []
             self.registrar = Registrar(
-                self.time, self.random, scenario.shards, self.hosts, self.gateways
+                self.time, self.random, scenario.shards, self.hosts, self.gateways, told
             )
         first = int(scenario.coordinated)
         for number in range(first, first + scenario.hosts):
@@ -121,7 +122,7 @@ class World:
             self._gateway(f"gateway-{number}")
         addresses = [each.address for each in (self.hosts if scenario.straight else self.gateways)]
         self.clients = [
-            self._client(f"client-{number}", addresses[number % len(addresses)])
+            self._client(f"client-{number}", addresses[number % len(addresses)], scenario.follows)
             for number in range(scenario.clients)
         ]
         self.witness = self._client("witness", self.gateways[0].address)
@@ -150,9 +151,10 @@ class World:
         self.gateways.append(node)
         return node
 
-    def _client(self, name: str, address: str) -> ClientNode:
+    def _client(self, name: str, address: str, straight: bool = False) -> ClientNode:
         return ClientNode(
-            name, self._make_loop, self.time, self.history, address, self.scenario.deadline_ms
+            *(name, self._make_loop, self.time, self.history, address),
+            *(self.scenario.deadline_ms, straight, self.random),
         )
 
     def _settings(self) -> Settings:
