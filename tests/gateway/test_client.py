@@ -38,7 +38,7 @@ from gateway.way import Through
 from tests.actors.peer import DEADLINE_SECONDS, until
 from tests.actors.tenure import tenure
 from tests.actors.trial import Trial
-from tests.gateway.hosts import SHARDS, Host, Store, map_of, sku_at, two_hosts
+from tests.gateway.hosts import SHARDS, Host, Store, map_of, sku_at, tell, two_hosts
 
 SKU, OTHER = sku_at(2), sku_at(2, 1)
 SHORT_MS = 150
@@ -88,6 +88,14 @@ async def straight_to_a_host(tmp_path: Path) -> AsyncIterator[Client]:
         await host.die()
 
 
+@asynccontextmanager
+async def straight_to_the_owners(tmp_path: Path) -> AsyncIterator[Client]:
+    async with two_hosts(tmp_path) as hosts:
+        tell(1, *hosts)
+        async with Client.connect(hosts[0].address, straight=True) as client:
+            yield client
+
+
 def operator(key: str | None, peer: str) -> Scope:
     return OPERATOR
 
@@ -95,7 +103,7 @@ def operator(key: str | None, peer: str) -> Scope:
 # --- every call ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("way", [through_gateway, straight_to_a_host])
+@pytest.mark.parametrize("way", [through_gateway, straight_to_a_host, straight_to_the_owners])
 async def test_a_whole_life(way: object, tmp_path: Path) -> None:
     """Stock comes in, is held, promised, moved, shipped, cancelled and comes back."""
     assert callable(way)
