@@ -39,7 +39,8 @@ class MapBoard:
         self._unbroken = -1
         """From this version on none was missed here, so that changes can be told."""
         self._stopped: list[int] = []
-        self._waiting: dict[asyncio.TimerHandle, tuple[GetMap, Put]] = {}
+        self._waiting: dict[int, tuple[GetMap, Put, asyncio.TimerHandle]] = {}
+        self._asked = 0
 
     @property
     def waiting(self) -> int:
@@ -59,7 +60,7 @@ class MapBoard:
                 self._changed[shard] = version
         self.version, self._routes, self._stopped = version, dict(routes), sorted(stopped)
         waiting, self._waiting = self._waiting, {}
-        for timer, (question, put) in waiting.items():
+        for question, put, timer in waiting.values():
             timer.cancel()
             put(self._answer(question))
 
@@ -73,11 +74,12 @@ class MapBoard:
         if lags or self.waiting >= limits.MAP_WAITERS_MAX:
             put(self._answer(question))
             return
-        timer = asyncio.get_running_loop().call_later(seconds, lambda: self._expire(timer))
-        self._waiting[timer] = question, put
+        self._asked = number = self._asked + 1
+        timer = asyncio.get_running_loop().call_later(seconds, self._expire, number)
+        self._waiting[number] = question, put, timer
 
-    def _expire(self, timer: asyncio.TimerHandle) -> None:
-        question, put = self._waiting.pop(timer)
+    def _expire(self, number: int) -> None:
+        question, put, _ = self._waiting.pop(number)
         put(self._answer(question))
 
     def _answer(self, question: GetMap) -> Answer:
