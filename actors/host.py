@@ -3,8 +3,8 @@
 It claims what it is assigned, serves it, and says what it has (`status`); who gets what is decided
 elsewhere, and who owns what is decided by the journal alone. Commands come from the binary
 protocol (`submit`) and go to the owner of their shard; what several shards must answer is gathered.
-A command for a shard that is not here is answered with MOVED at once; one for a shard that is
-coming up waits for it, up to its deadline.
+A command for a shard that is not here is answered with MOVED at once, with who has it as far as the
+`board` says; one for a shard that is coming up waits for it, up to its deadline.
 
 A host that has been fenced out of its last shard reports itself empty, and its process leaves: it
 may be a frozen one that has woken up, and is of no more use to anybody.

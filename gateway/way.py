@@ -22,8 +22,6 @@ from gateway.link import Link
 from gateway.map_watch import MapWatch
 from gateway.router import ABOUT_RESERVATION, Router
 
-_UNKNOWN: Final = Answer(Status.OUTCOME_UNKNOWN)
-
 
 class Way(Protocol):
     """What a client needs of either. Times are of the event loop."""
@@ -137,7 +135,10 @@ class Straight:
             if isinstance(command, ABOUT_RESERVATION):  # in which the router writes the home
                 command = copy.copy(command)
             self._router.forward(command, remaining_ms, partial(gathering.put, index))
-        return await gathering.all
+        answers = await gathering.all
+        if self._router.links():
+            return answers
+        return [_LONELY if each.status is Status.NOT_DONE else each for each in answers]
 
     async def close(self) -> None:
         if self._watch is not None:
@@ -145,6 +146,14 @@ class Straight:
         if self._router is not None:
             await self._router.close()
         await self._entry.close()
+
+
+def not_done(why: str) -> Answer:
+    return Answer(Status.NOT_DONE, Detail(why[: limits.TEXT_CHARS_MAX]) if why else None)
+
+
+_UNKNOWN: Final = Answer(Status.OUTCOME_UNKNOWN)
+_LONELY: Final = not_done("no host can be reached from here")
 
 
 class _Gathering:
@@ -162,7 +171,3 @@ class _Gathering:
         self._missing -= 1
         if not self._missing and not self.all.done():  # whoever asked may have been cancelled
             self.all.set_result(cast(list[Answer], self._answers))
-
-
-def not_done(why: str) -> Answer:
-    return Answer(Status.NOT_DONE, Detail(why[: limits.TEXT_CHARS_MAX]) if why else None)

@@ -7,9 +7,11 @@ from pathlib import Path
 from actors.binary_server import BinaryServer
 from actors.map_board import MapBoard
 from engine.messages import (
+    GetMap,
     GetStatistics,
     GetStock,
     LineRequest,
+    MapView,
     Receive,
     ReservationView,
     Reserve,
@@ -58,9 +60,13 @@ async def test_answers_come_in_the_order_of_the_commands(tmp_path: Path) -> None
             2,
             *[GetStock(sku) for sku in reversed(skus)],
             GetStatistics(),
+            GetMap(),
             Reserve("r", [LineRequest(skus[3], 1)]),
         )
         bodies = [answer.body for answer in response.answers]
+        view = bodies.pop(SHARDS + 1)
+        assert isinstance(view, MapView)
+        assert (1, list(range(SHARDS))) == (view.version, [each.shard for each in view.routes])
         assert skus[::-1] == [body.sku for body in bodies if isinstance(body, StockView)]
         assert OWN == bodies[SHARDS]
         assert isinstance(bodies[-1], ReservationView)

@@ -315,6 +315,16 @@ async def test_who_does_not_know_opens_nothing(tmp_path: Path) -> None:
                 pass
 
 
+async def test_hosts_that_cannot_be_reached(tmp_path: Path) -> None:
+    """Whoever may ask where the hosts are, but cannot get there, is told so."""
+    async with two_hosts(tmp_path) as (entry, _):
+        entry.board.post(1, dict.fromkeys(range(SHARDS), (1, f"unix:{tmp_path}/elsewhere")))
+        async with straight(entry) as client:
+            client.deadline_ms = SHORT_MS
+            with pytest.raises(Unavailable, match="no host can be reached"):
+                await client.stock(HERE)
+
+
 async def test_closing_ends_what_is_under_way(hosts: tuple[Host, Host]) -> None:
     """Calls that wait when the client is closed are told what is known; nothing is left behind."""
     async with straight(hosts[0]) as client:
