@@ -136,9 +136,9 @@ class Straight:
                 command = copy.copy(command)
             self._router.forward(command, remaining_ms, partial(gathering.put, index))
         answers = await gathering.all
-        if self._router.links():
-            return answers
-        return [_LONELY if each.status is Status.NOT_DONE else each for each in answers]
+        if any(each.status is Status.NOT_DONE for each in answers) and not self._router.links():
+            answers = [_LONELY if each.status is Status.NOT_DONE else each for each in answers]
+        return answers
 
     async def close(self) -> None:
         if self._watch is not None:
