@@ -10,10 +10,12 @@ from random import Random
 
 import pytest
 
+from actors.data_directory import DataDirectory
+from actors.keys import KeyFile
 from actors.process import Identity, identify, send_signal
-from engine.messages import Command, SetStock, Status, StockView
+from engine.messages import Command, Find, Homes, SetStock, Status, StockView
 from engine.placement import shard_of
-from gateway.client import Client
+from gateway.client import Client, Refused
 from gateway.http_client import HttpClient
 from tests.faults.checker import check
 from tests.faults.conftest import Figures
@@ -193,3 +195,26 @@ async def strike(engine: EngineProcess, number: signal.Signals) -> Identity:
     assert victim is not None
     send_signal(victim, number)
     return victim
+
+
+async def test_straight_clients_from_elsewhere(tmp_path: Path) -> None:
+    """Where gateways are reached from other machines, so are hosts, with a key: each sees there
+    what its key may see."""
+    keys = KeyFile(DataDirectory(tmp_path).keys)
+    shop, trade, operator = keys.create("shop"), keys.create("trade"), keys.create()
+    async with running(tmp_path, "--bind", "0.0.0.0", "--shards", str(SHARDS)) as engine:
+        entry = f"tcp:127.0.0.1:{engine.binary.rpartition(':')[2]}"
+        async with AsyncExitStack() as stack:
+            seller, rival, clerk = [
+                await stack.enter_async_context(Client.connect(entry, key, straight=True))
+                for key in (shop, trade, operator)
+            ]
+            await clerk.receive(SKUS[0], LOCATION, 5)
+            await seller.reserve([(SKUS[0], 2)], reservation_id="cart")
+            assert Homes([], list(range(SHARDS))) == (await rival.submit(Find("cart"))).body
+            with pytest.raises(Refused, match="unknown_reservation"):
+                await rival.commit("cart")
+            assert "shop" == (await seller.commit("cart")).channel
+            assert 2 == (await clerk.stock(SKUS[0])).allocated
+        with pytest.raises(Refused, match="opens nothing"):
+            await stack.enter_async_context(Client.connect(entry, straight=True))
