@@ -35,7 +35,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     data_dir: str = DATA_DIR_DEFAULT
     bind: str = "127.0.0.1"
-    """The address that gateways listen on; any but a loopback one needs API keys."""
+    """The address that gateways listen on, and hosts if it is not a loopback one; any but that
+    needs API keys."""
     port: int = PORT_DEFAULT
     binary_port: int = BINARY_PORT_DEFAULT
     redis: str | None = None

@@ -170,6 +170,10 @@ class Map(Message, tag=2):
     alarms: dict[int, str] = field(default_factory=dict)
     """Shards that are served although an audit has found something, and what."""
 
+    def owners(self) -> dict[int, tuple[int, str]]:
+        """shard → (epoch, its owner's address), of those that are served."""
+        return {route.shard: (route.epoch, route.address) for route in self.routes}
+
 
 class Leave(Message, tag=3):
     """Everything that the host had is another's by now: end, and come back empty."""

@@ -3,8 +3,8 @@
 It claims what it is assigned, serves it, and says what it has (`status`); who gets what is decided
 elsewhere, and who owns what is decided by the journal alone. Commands come from the binary
 protocol (`submit`) and go to the owner of their shard; what several shards must answer is gathered.
-A command for a shard that is not here is answered with MOVED at once; one for a shard that is
-coming up waits for it, up to its deadline.
+A command for a shard that is not here is answered with MOVED at once, with who has it as far as the
+`board` says; one for a shard that is coming up waits for it, up to its deadline.
 
 A host that has been fenced out of its last shard reports itself empty, and its process leaves: it
 may be a frozen one that has woken up, and is of no more use to anybody.
@@ -12,6 +12,7 @@ may be a frozen one that has woken up, and is of no more use to anybody.
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 from zlib import crc32
 
@@ -27,6 +28,7 @@ from actors.followers import Followers
 from actors.historian import Historian
 from actors.inbox import Portion
 from actors.journal import BusyError, Journal, JournalError, LostError, Memory
+from actors.map_board import MapBoard
 from actors.marks import CorruptMarkError, Marks
 from actors.owner import CLOSED, ENDED, Owner, Phase
 from actors.ownership import Ownership
@@ -50,6 +52,7 @@ from engine.messages import (
     Extend,
     Find,
     GetChannel,
+    GetMap,
     GetReservation,
     GetStatistics,
     GetStockAsOf,
@@ -175,6 +178,7 @@ class Host:
         self._keepers: list[asyncio.Task[None]] = []
         self._loop = asyncio.get_running_loop()
         self.tally = Tally()
+        self.board = MapBoard(settings.control_token, settings.shards)
         self.archiver = (
             None if archive is None else Archiver(archive, settings.archive_snapshot_bytes)
         )
@@ -367,14 +371,24 @@ class Host:
             shard = found
         owner = self._owners.get(shard)
         if owner is None:
-            pending.answer(index, Answer(Status.MOVED, MovedTo(shard, 0, "")))
+            pending.answer(index, self._moved(shard))
         elif owner.phase in CLOSED:
-            pending.answer(index, owner.refusal())
+            pending.answer(index, self._gone(owner))
         elif type(command) in _BESIDE:
             owner.submit(pending, index, command)
         else:
             return owner
         return None
+
+    def _moved(self, shard: int) -> Answer:
+        """Who has the shard instead, as far as is known here."""
+        return Answer(Status.MOVED, MovedTo(shard, *self.board.owner(shard)))
+
+    def _gone(self, owner: Owner) -> Answer:
+        """Why the owner, which has ended, does not answer; who has come after it, if that is known
+        here."""
+        is_newer = self.board.owner(owner.number)[0] > owner.epoch
+        return self._moved(owner.number) if is_newer else owner.refusal()
 
     @staticmethod
     def _queue(owner: Owner, portion: Portion) -> None:
@@ -396,6 +410,10 @@ class Host:
             return None
         if isinstance(command, Find):
             self._find(command, pending, index)
+            return None
+        if isinstance(command, GetMap):
+            left = pending.deadline - self._loop.time()
+            self.board.ask(command, left, partial(pending.answer, index))
             return None
         if hasattr(command, "sku"):
             return shard_of(command.sku, self._shards)

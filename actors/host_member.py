@@ -2,6 +2,7 @@
 
     coordinator ──Assign, Release──► claims and leaves shards
     coordinator ──Follow──►          keeps up with shards of others
+    coordinator ──Map──►             who owns what, for clients that come straight here
     coordinator ◄──Beat──            which it owns, is recovering, refuses, and how far they reach
     coordinator ──Leave──►           all that it had is another's: the process ends
     coordinator ──Stop──►            serves what is queued, writes its marks, says Left
@@ -97,6 +98,7 @@ class HostMember:
             self._host.follow(message.shards)
         elif isinstance(message, Map):
             self._version = message.version
+            self._host.board.post(message.version, message.owners(), message.failures.keys())
         elif isinstance(message, Leave):
             self._end("superseded")
         elif isinstance(message, Stop) and self._stopping is None:

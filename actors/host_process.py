@@ -9,6 +9,7 @@ caller to ask again. So whatever cannot go on here ends the process, and nothing
 """
 
 import asyncio
+import ipaddress
 import logging
 import os
 import socket
@@ -16,7 +17,7 @@ from typing import Final, NoReturn
 
 import structlog
 
-from actors.address import TcpAddress, UnixAddress, parse_address
+from actors.address import TcpAddress, parse_address
 from actors.archive import Archive
 from actors.binary_server import BinaryServer
 from actors.config import Settings
@@ -31,6 +32,9 @@ from actors.marks import Marks
 
 JOURNAL_SECONDS: Final = 60.0
 """For the journal's server to answer; after that Ray starts the process again."""
+
+_FAR_AWAY: Final = {4: TcpAddress("192.0.2.1", 9), 6: TcpAddress("2001:db8::1", 9)}
+"""Addresses of documentation (RFC 5737, RFC 3849), to ask by which of its own one would go."""
 
 _log = structlog.get_logger(__name__)
 
@@ -68,7 +72,7 @@ class HostProcess:
         server = BinaryServer(
             self._name, settings.shards, host, Authenticator(settings, directory.keys)
         )
-        address = await server.listen(self._listen_address())
+        address = await server.listen(listen_address(settings, self._name, self._control))
         host.start()
         _log.info("serves", name=self._name, address=address)
         await member.run(
@@ -79,19 +83,32 @@ class HostProcess:
         )
         _log.warning("the coordinator is gone")
 
-    def _listen_address(self) -> str:
-        """A unix socket, or the address by which this machine reaches the coordinator's."""
-        control = parse_address(self._control)
-        if isinstance(control, UnixAddress):
-            return f"unix:{self._settings.run_dir}/{self._name}-{os.getpid()}"
-        return str(TcpAddress(_own_address(control), 0))
-
 
 def _end(reason: str) -> NoReturn:
     """The process ends; Ray starts it again, empty."""
     _log.warning("ends", reason=reason)
     logging.shutdown()
     os._exit(os.EX_OK)
+
+
+def listen_address(settings: Settings, name: str, control: str) -> str:
+    """Where gateways, and clients that go straight to the hosts, reach this one.
+
+    On several machines: the address by which this one reaches the coordinator's. On one whose
+    gateways only it can reach itself: a unix socket, for processes of this user. Else the address
+    that gateways bind, or, if that is every one, that by which this machine reaches the others.
+    """
+    coordinator = parse_address(control)
+    if isinstance(coordinator, TcpAddress):
+        return str(TcpAddress(_own_address(coordinator), 0))
+    bound = ipaddress.ip_address(settings.bind)
+    if not bound.is_loopback:
+        try:
+            far = _FAR_AWAY[bound.version]
+            return str(TcpAddress(_own_address(far) if bound.is_unspecified else settings.bind, 0))
+        except OSError:
+            _log.warning("clients elsewhere cannot come straight here: no way leads out")
+    return f"unix:{settings.run_dir}/{name}-{os.getpid()}"
 
 
 def _own_address(peer: TcpAddress) -> str:

@@ -8,6 +8,10 @@ from the intended time all the same.
 When reserves are accepted, their slot sends the commits and releases that the scenario asks for,
 and is free when those are answered.
 
+A request that comes to a former owner of its shard is sent again, to whoever has that by then: that
+is a part of its latency, and no outcome. (A frame that goes straight to a host is all about one
+shard, so its first answer tells.)
+
 The loop runs without garbage collection: nothing here makes cycles, and everything is bounded by
 the number of operations.
 """
@@ -44,6 +48,9 @@ FATES: Final = 1 << 16
 WAKE_UP_NS: Final = 100_000
 """The least time between two looks at the schedule: what falls due in between goes together."""
 LIVE_SAMPLE: Final = 2_000
+MOVED: Final = int(Status.MOVED)
+MOVED_SECONDS: Final = 0.02
+"""Until a request whose shard has moved is sent again."""
 
 COMMIT_IT, RELEASE_IT, HOLD_IT = range(3)
 
@@ -253,10 +260,29 @@ class Driver:
         self._flights[request_id] = (connection, now, now, 0, parcel, acts)
         connection.send(request_id, self._dialect.finish(request_id, acts))
 
+    def _send_again(self, request_id: int) -> None:
+        """Its shard has moved while it was under way: to where that is by now, or is soon."""
+        flight = self._flights.get(request_id)
+        if flight is None:
+            return  # it was given up
+        connection, intended, sent, first, parcel, acts = flight
+        connection = self._lane(parcel.shard, connection)
+        self._flights[request_id] = connection, intended, sent, first, parcel, acts
+        if not connection.is_open:
+            asyncio.get_running_loop().call_later(MOVED_SECONDS, self._send_again, request_id)
+        elif acts:
+            connection.send(request_id, self._dialect.finish(request_id, acts))
+        else:
+            template, count = self._dialect.template(parcel), len(parcel.skus)
+            connection.send(request_id, self._dialect.reserve(template, request_id, first, count))
+
     # --- answers -------------------------------------------------------------------------
 
     def answered(self, connection: Connection, request_id: int, statuses: Sequence[int]) -> None:
         """A request was answered."""
+        if statuses[0] == MOVED:
+            asyncio.get_running_loop().call_later(MOVED_SECONDS, self._send_again, request_id)
+            return
         _, intended, sent, first, parcel, acts = self._flights.pop(request_id)
         now = time.monotonic_ns()
         if acts:

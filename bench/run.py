@@ -16,8 +16,6 @@ from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import urlsplit
 
-import msgspec
-
 from bench.audit import (
     AuditReport,
     Expected,
@@ -28,11 +26,12 @@ from bench.audit import (
     expect,
     is_certain,
 )
-from bench.caller import Caller
+from bench.caller import Caller, CallerError
 from bench.environment import Clocks, environment, read_clocks
 from bench.exposition import difference
 from bench.latencies import merge
 from bench.options import BenchError, Options, Target
+from bench.owners import Owners
 from bench.plan import (
     Arrivals,
     Failed,
@@ -53,11 +52,12 @@ from engine.messages import (
     Audit,
     GetReservation,
     GetStock,
+    MapView,
     Receive,
     Status,
 )
 from engine.placement import shard_of
-from gateway.http_client import HttpClient, UnreachableError
+from gateway.http_client import HttpClient
 
 LOCATION: Final = "bench"
 SAMPLE: Final = 1_000
@@ -69,16 +69,7 @@ POLL_SECONDS: Final = 0.5
 UNLIMITED: Final = 1 << 53
 CLOCK_READINGS: Final = 2
 MAP_SECONDS: Final = 0.5
-"""Between two looks at the shard map, by who goes to the hosts themselves."""
-
-
-class _Owner(msgspec.Struct):
-    shard: int
-    host: str | None
-
-
-class _Shards(msgspec.Struct):
-    shards: list[_Owner]
+"""Until a gateway that did not answer is asked for the shard map again."""
 
 
 class Generator:
@@ -146,6 +137,8 @@ class Run:
         ]
         self._http = HttpClient(target.url, target.key)
         self._shards = 1
+        self._owners: Owners | None = None
+        """Of the shards, if the generators go to the hosts themselves."""
         self._arrivals: Arrivals = "closed"
         if options.rate is not None:
             self._arrivals = "poisson" if options.poisson else "fixed"
@@ -179,19 +172,23 @@ class Run:
             return [f"tcp:{parts.hostname}:{parts.port or 80}"], []
         if via == "gateway":
             return [self._target.binary], []
-        return await self._map([])
+        self._owners = await self._find_owners()
+        return self._owners.addresses, self._owners.routes
 
-    async def _map(self, known: list[str]) -> tuple[list[str], list[int]]:
-        """The hosts, the `known` ones first, and which of them has which shard."""
-        reply = await asyncio.to_thread(self._http.get, "/v1/shards")
-        if not reply.ok:
-            raise BenchError(f"the shard map: {reply.refusal}")
-        owners = {each.shard: each.host for each in msgspec.convert(reply.body, _Shards).shards}
-        if None in owners.values():
+    async def _find_owners(self) -> Owners:
+        """The hosts, and which of them has which shard."""
+        owners = Owners(self._shards)
+        async with Caller(self._target.binary, self._target.key) as caller:
+            await self._ask_for_news(caller, owners)
+        if not owners.complete:
             raise BenchError("some shards are not served by any host")
-        fresh = {host for host in owners.values() if host is not None} - set(known)
-        hosts = [*known, *sorted(fresh)]
-        return hosts, [hosts.index(owners[shard] or "") for shard in range(self._shards)]
+        return owners
+
+    @staticmethod
+    async def _ask_for_news(caller: Caller, owners: Owners) -> bool:
+        """Wait until something of the map has changed; whether that was an owner."""
+        [answer] = await caller.ask([owners.question], tries=1)
+        return isinstance(answer.body, MapView) and owners.learn(answer.body)
 
     async def _stock(self, caller: Caller) -> None:
         units = self._options.unit_count
@@ -251,7 +248,7 @@ class Run:
             pids = [each.process.pid for each in generators]
             roles = {"generator": pids, **self._target.pids}
             meter = asyncio.create_task(self._meter(start, roles))
-            follower = asyncio.create_task(self._follow(generators, addresses, routes))
+            follower = asyncio.create_task(self._follow(generators))
             try:
                 return await self._watch(generators)
             finally:
@@ -261,20 +258,18 @@ class Run:
                 if len(self._clocks) < CLOCK_READINGS:  # it ended before its time
                     self._clocks.append(read_clocks(roles))
 
-    async def _follow(
-        self, generators: Sequence[Generator], addresses: list[str], routes: list[int]
-    ) -> None:
+    async def _follow(self, generators: Sequence[Generator]) -> None:
         """Tell the generators when shards have moved, if they go to the hosts themselves."""
-        while routes:
-            await asyncio.sleep(MAP_SECONDS)
+        owners = self._owners
+        while owners is not None:
             try:
-                addresses, found = await self._map(addresses)
-            except (BenchError, UnreachableError):
-                continue  # a shard is on its way, or the gateway is
-            if found != routes:
-                routes = found
-                for each in generators:
-                    each.say(Moved(addresses, routes))
+                async with Caller(self._target.binary, self._target.key) as caller:
+                    while True:
+                        if await self._ask_for_news(caller, owners):
+                            for each in generators:
+                                each.say(Moved(owners.addresses, owners.routes))
+            except CallerError:
+                await asyncio.sleep(MAP_SECONDS)  # the gateway is gone, and comes back
 
     async def _meter(self, start: float, roles: Mapping[str, Sequence[int]]) -> None:
         """Read the CPU clocks when the measured time begins and when it ends."""

@@ -81,6 +81,10 @@ FLIGHT_BYTES_MAX: Final = 256 << 10
 """A gateway's frame ends here, because answers are longer than commands."""
 RING_BYTES_MAX: Final = 8 << 20
 """Recently acknowledged batches that a shard keeps to resend if Redis goes back in time."""
+MAP_WAITERS_MAX: Final = CONNECTIONS_MAX
+"""Clients that one process lets wait for a newer shard map; the others are answered at once."""
+MAP_HOLD_MS: Final = 4_000
+"""How long a client lets somebody who has nothing newer hold its question."""
 JOURNAL_IN_FLIGHT_MAX: Final = 8_192
 """Operations of one process that wait for Redis."""
 JOURNAL_IN_FLIGHT_BYTES_MAX: Final = 64 << 20
@@ -196,6 +200,8 @@ assert LINES_MAX * (2 * ID_CHARS_MAX + 16) < BODY_BYTES_MAX
 assert SHARD_QUEUE_SHED_RESERVES < SHARD_QUEUE_COMMANDS_MAX
 assert GATEWAY_WAITING_PER_SHARD_MAX < GATEWAY_IN_FLIGHT_SHED_RESERVES < GATEWAY_IN_FLIGHT_MAX
 assert FLIGHT_BYTES_MAX < FRAME_BYTES_MAX
+assert SHARDS_MAX * (ID_CHARS_MAX + 32) < FRAME_BYTES_MAX, "the map is one frame"
+assert MAP_HOLD_MS <= DEADLINE_MS_MAX
 assert COMMANDS_PER_FRAME_MAX < SHARD_QUEUE_SHED_RESERVES
 assert REMEMBERED_MAX // BUCKETS < BUCKET_ENTRIES_MAX
 assert MEMORY_FILLING < MEMORY_SNAPSHOT < MEMORY_REFUSE < MEMORY_STOP < 1

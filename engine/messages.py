@@ -384,6 +384,14 @@ class ListMovements(Message, tag=44):
     scope: Id | None = None
 
 
+class GetMap(Message, tag=45):
+    """Who owns which shard? Answered by hosts and gateways as soon as they know of something newer
+    than version `after` of the engine's life `run`; at the deadline, with nothing new."""
+
+    run: Text = ""
+    after: Annotated[int, Meta(ge=-1, le=limits.COUNTER_MAX)] = -1
+
+
 Command = (
     Reserve
     | Commit
@@ -409,6 +417,7 @@ Command = (
     | GetStatistics
     | GetStockAsOf
     | ListMovements
+    | GetMap
 )
 ReservationCommand = (
     Commit | Release | Extend | Ship | Cancel | Restock | MoveLines | GetReservation
@@ -905,6 +914,26 @@ class LedgerPage(Message, tag=14):
     before is not kept."""
 
 
+class RouteView(Message):
+    """Who owns a shard, under which epoch; `address` "" = nobody at the moment."""
+
+    shard: int
+    epoch: int
+    address: str
+
+
+class MapView(Message, tag=15):
+    """The shard map, version `version` of the engine's life `run`. Of a caller who has an earlier
+    version of the same life only those `routes` that have changed since."""
+
+    run: str
+    version: int
+    shards: int
+    routes: list[RouteView]
+    stopped: list[int] = field(default_factory=list)
+    """All shards whose journal does not prove itself: nobody is going to own them."""
+
+
 class Detail(Message, tag=11):
     """Says in words what was wrong with the command."""
 
@@ -926,6 +955,7 @@ Body = (
     | Statistics
     | StockAsOf
     | LedgerPage
+    | MapView
 )
 
 

@@ -2,7 +2,8 @@
 
 Gateways and hosts apply the same rule to every command, because clients may come to either: a verb
 that the key lacks is FORBIDDEN; a channel's key acts for its own channel only, and what lies
-outside it does not exist for it.
+outside it does not exist for it: it finds no home of another's reservation, and of the engine it
+learns no more than where its hosts are.
 
 Whose key asked is written by the edge that saw the key into what changes stock or policy without
 naming a reservation (`by`), over whatever the caller sent; a gateway's word for it is taken by
@@ -25,6 +26,7 @@ from engine.messages import (
     Find,
     GetAvailability,
     GetChannel,
+    GetMap,
     GetReservation,
     GetStatistics,
     GetStock,
@@ -72,10 +74,14 @@ VERBS: Final[dict[type[Command], str]] = {
     GetChannel: READ,
     ListShortfalls: READ,
     GetStatistics: READ,
+    GetMap: READ,
     SetChannel: ADMIN,
     Audit: ADMIN,
 }
 ALL_VERBS: Final = frozenset(VERBS.values())
+ALSO: Final[dict[type[Command], frozenset[str]]] = {Find: frozenset({FULFIL}), GetMap: ALL_VERBS}
+"""Commands for which another verb will do: who goes straight to the hosts finds homes and owners
+by itself, whatever it has come for."""
 CHANNEL_VERBS: Final = frozenset({SELL, FULFIL, READ})
 """What a channel's key may hold: stock and administration concern every channel."""
 SIGNED: Final[frozenset[type[Command]]] = frozenset(
@@ -111,7 +117,7 @@ def narrow(command: Command, scope: Scope) -> Command | Status:
     """`command` as `scope` may give it, or why it may not."""
     if scope.by is None:
         return command
-    if VERBS[type(command)] not in scope.verbs:
+    if not _may(type(command), scope.verbs):
         return Status.FORBIDDEN
     if type(command) in SIGNED:
         return msgspec.structs.replace(command, by=scope.by)
@@ -125,8 +131,14 @@ def narrow(command: Command, scope: Scope) -> Command | Status:
         if command.channel not in (None, scope.channel):
             return Status.FORBIDDEN
         return msgspec.structs.replace(command, channel=scope.channel)
+    if isinstance(command, GetStatistics):
+        return Status.FORBIDDEN
     if isinstance(command, GetChannel) and command.channel != scope.channel:
         return Status.UNKNOWN_CHANNEL
     if hasattr(command, "scope"):
         return msgspec.structs.replace(command, scope=scope.channel)
     return command
+
+
+def _may(kind: type[Command], verbs: frozenset[str]) -> bool:
+    return VERBS[kind] in verbs or not verbs.isdisjoint(ALSO.get(kind, ()))

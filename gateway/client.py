@@ -17,15 +17,21 @@ go on after OutcomeUnknown, or after a crash of the caller, pass the name yourse
 `reservation_id` of reserve, the `key` of what moves stock.
 
 Calls need not wait for one another: `asyncio.gather` of a hundred keeps a hundred in flight on one
-connection, and `submit_many` puts many commands into few frames. An address may be a gateway's or,
-for who knows which host owns what, a host's.
+connection, and `submit_many` puts many commands into few frames.
+
+    Client.connect("tcp:127.0.0.1:8081", straight=True)
+
+saves the gateway's part of the work: the client asks who owns what, sends each command to the host
+of its shard, and follows shards that move. Calls, outcomes and errors are the same. It needs to
+reach the hosts: on one machine as the user who runs them, on several by their addresses.
 """
 
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from random import random
 from typing import Final, TypeVar
 
 import msgspec
@@ -63,7 +69,6 @@ from engine.messages import (
     Release,
     ReservationView,
     Reserve,
-    Response,
     Restock,
     SetChannel,
     SetStock,
@@ -76,7 +81,7 @@ from engine.messages import (
 from engine.placement import home_of
 from gateway.homes import RANDOM_BYTES, home_in, mint, shard_for
 from gateway.lane import is_repeatable
-from gateway.link import Link
+from gateway.way import Straight, Through, Way, not_done
 
 PAUSE_SECONDS_MIN: Final = 0.005
 PAUSE_SECONDS_MAX: Final = 0.2
@@ -121,14 +126,13 @@ class OutcomeUnknown(Refused):
 
 
 class Client:
-    """One connection, for as long as it is open; made by `connect`."""
+    """The engine, for as long as the connection is open; made by `connect`."""
 
-    def __init__(self, address: str, key: str | None, deadline_ms: int) -> None:
+    def __init__(self, way: Way, deadline_ms: int) -> None:
         self.deadline_ms = deadline_ms
         """How long a call may take, retries included."""
-        self._changed = asyncio.Event()
+        self._way = way
         self._closed = False
-        self._link = Link(address, key, self._on_change)
         self._loop = asyncio.get_running_loop()
 
     @classmethod
@@ -138,28 +142,30 @@ class Client:
         address: str,
         key: str | None = None,
         *,
+        straight: bool = False,
         deadline_ms: int = limits.DEADLINE_MS_DEFAULT,
+        jitter: Callable[[], float] = random,
     ) -> AsyncIterator["Client"]:
-        """A client of the gateway or host at `address`, which must answer within the deadline.
+        """A client of the engine at `address`, a gateway's or a host's, which must answer within
+        the deadline. `straight`: whoever is there is only asked who owns what. `jitter`: a number
+        from 0 to 1, every time another.
 
         Raises Unavailable if nobody does, Refused if the key opens nothing there.
         """
-        client = cls(address, key, deadline_ms)
-        client._link.start()
+        way = Straight(address, key, jitter) if straight else Through(address, key)
+        client = cls(way, deadline_ms)
         try:
-            if not await client._is_up(client._deadline()):
-                raise _error(client._link.refusal or _not_done(f"nobody answers at {address}"))
+            if (refusal := await way.open(client._deadline())) is not None:
+                raise _error(refusal)
             yield client
         finally:
             client._closed = True
-            client._changed.set()
-            await client._link.close()
+            await way.close()
 
     @property
     def shards(self) -> int:
         """How many shards the installation has."""
-        assert self._link.hello is not None
-        return self._link.hello.shards
+        return self._way.shards
 
     # --- reservations ------------------------------------------------------------------------
 
@@ -402,7 +408,7 @@ class Client:
         Commands of one shard travel in one frame (or few) and are applied in their order; so are
         those whose shard only the other side knows. What is tried again comes after the others.
         """
-        answers: list[Answer] = [_invalid(command) or _not_done("") for command in commands]
+        answers: list[Answer] = [_invalid(command) or not_done("") for command in commands]
         places = [place for place, answer in enumerate(answers) if answer.status is Status.NOT_DONE]
         groups = self._groups(commands, places)
         if len(groups) == 1:
@@ -434,7 +440,7 @@ class Client:
         unsure: set[int] = set()
         pause = PAUSE_SECONDS_MIN
         while True:
-            heard = await self._attempt([commands[place] for place in places], deadline)
+            heard = await self._way.ask([commands[place] for place in places], deadline)
             again = []
             for place, answer in zip(places, heard, strict=True):
                 if answer.status is Status.OUTCOME_UNKNOWN:
@@ -452,59 +458,8 @@ class Client:
             await asyncio.sleep(pause)
             pause = min(2 * pause, PAUSE_SECONDS_MAX)
 
-    async def _attempt(self, commands: list[Command], deadline: float) -> list[Answer]:
-        """Send one frame and wait; one answer per command, whatever happens."""
-        if not self._link.up and not await self._is_up(deadline):
-            return [self._link.refusal or _not_done("not connected")] * len(commands)
-        response = await self._send(commands, deadline)
-        if response is None:
-            return [Answer(Status.OUTCOME_UNKNOWN)] * len(commands)
-        if len(response.answers) != len(commands):
-            return [response.answers[0] if response.answers else _not_done("")] * len(commands)
-        return response.answers
-
-    async def _send(self, commands: list[Command], deadline: float) -> Response | None:
-        """The response; None if the link was lost, or the deadline came first."""
-        future: asyncio.Future[Response | None] = self._loop.create_future()
-
-        def done(response: Response | None) -> None:
-            if not future.done():
-                future.set_result(response)
-
-        remaining_ms = int((deadline - self._loop.time()) * 1_000)
-        request_id = self._link.send(
-            commands, min(max(1, remaining_ms), limits.DEADLINE_MS_MAX), done
-        )
-        timer = self._loop.call_at(deadline, done, None)
-        try:
-            return await future
-        finally:
-            timer.cancel()
-            self._link.forget(request_id)
-
-    # --- the link ----------------------------------------------------------------------------
-
     def _deadline(self) -> float:
         return self._loop.time() + self.deadline_ms / 1_000
-
-    def _on_change(self, link: Link) -> None:
-        self._changed.set()
-
-    async def _is_up(self, deadline: float) -> bool:
-        """Whether the link is up, at the deadline at the latest; a refused key never opens it."""
-        while not self._link.up:
-            refusal = self._link.refusal
-            if refusal is not None and refusal.status is Status.UNAUTHENTICATED:
-                return False
-            if self._closed:
-                return False
-            self._changed.clear()
-            try:
-                async with asyncio.timeout_at(deadline):
-                    await self._changed.wait()
-            except TimeoutError:
-                return False
-        return True
 
     def _mint(self, lines: list[LineRequest]) -> str:
         home = home_of([line.sku for line in lines], self.shards) if lines else 0
@@ -535,10 +490,6 @@ def _invalid(command: Command) -> Answer | None:
     except (msgspec.MsgspecError, TypeError, ValueError, OverflowError) as error:
         return Answer(Status.INVALID, Detail(str(error)[: limits.TEXT_CHARS_MAX]))
     return None
-
-
-def _not_done(why: str) -> Answer:
-    return Answer(Status.NOT_DONE, Detail(why[: limits.TEXT_CHARS_MAX]) if why else None)
 
 
 def _error(answer: Answer) -> Refused:

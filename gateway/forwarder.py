@@ -8,16 +8,21 @@ from collections.abc import Callable
 from functools import partial
 
 from actors.binary_server import Reply
-from engine.messages import Answer, GetStatistics, Request, Response, Statistics, Status
+from actors.map_board import MapBoard
+from engine.messages import Answer, GetMap, GetStatistics, Request, Response, Statistics, Status
 from engine.scope import Scope
 from gateway.router import Router
 
 
 class Forwarder:
-    """A Handler that passes every command to a router, but for questions about the gateway."""
+    """A Handler that passes every command to a router, but for questions about the gateway, and
+    about what it has heard."""
 
-    def __init__(self, router: Router, statistics: Callable[[], Statistics]) -> None:
+    def __init__(
+        self, router: Router, board: MapBoard, statistics: Callable[[], Statistics]
+    ) -> None:
         self._router = router
+        self._board = board
         self._statistics = statistics
 
     def submit(self, request: Request, scope: Scope, reply: Reply) -> None:
@@ -26,6 +31,8 @@ class Forwarder:
         for index, command in enumerate(commands):
             if isinstance(command, GetStatistics):
                 frame.put(index, Answer(Status.OK, self._statistics()))
+            elif isinstance(command, GetMap):
+                self._board.ask(command, request.deadline_ms / 1_000, partial(frame.put, index))
             else:
                 self._router.forward(command, request.deadline_ms, partial(frame.put, index))
 

@@ -23,6 +23,7 @@ from actors.control import Kind, introduce
 from actors.data_directory import DataDirectory
 from actors.keys import Authenticator
 from actors.log import set_up_logs
+from actors.map_board import MapBoard
 from engine.messages import GetStatistics, Statistics
 from gateway.forwarder import Forwarder
 from gateway.gateway_member import GatewayMember
@@ -55,10 +56,14 @@ class GatewayProcess:
         set_up_logs(directory.logs / f"{self._name}.log", settings.log_level)
         authenticate = Authenticator(settings, directory.keys)
         self._router = Router(settings.shards, settings.control_token)
-        self._member = GatewayMember(self._router, self._close)
+        board = MapBoard(settings.control_token, settings.shards)
+        self._member = GatewayMember(self._router, board, self._close)
         self._edge = HttpEdge(self._api(authenticate))
         self._server = BinaryServer(
-            self._name, settings.shards, Forwarder(self._router, self._statistics), authenticate
+            self._name,
+            settings.shards,
+            Forwarder(self._router, board, self._statistics),
+            authenticate,
         )
         address = await self._server.listen(self._bind(settings.binary_port), reuse_port=True)
         http = await self._edge.listen(self._bind(settings.port), reuse_port=True)

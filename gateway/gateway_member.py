@@ -1,6 +1,7 @@
 """A gateway as a member of the engine: what it is told by the coordinator, and passes on to it.
 
-    coordinator ──Map──►              who owns what: the router sends accordingly from now on
+    coordinator ──Map──►              who owns what: the router sends accordingly from now on,
+                                      and who asks is told
     coordinator ◄──Beat──             which map is known here, and the newest records heard of
     coordinator ◄──Move, Restart──    what an operator wishes
     coordinator ──Stop──►             accepts nothing more, answers what it has, says Left
@@ -27,6 +28,7 @@ from actors.control import (
     ShardHead,
     Stop,
 )
+from actors.map_board import MapBoard
 from gateway.router import Router
 
 ANSWER_SECONDS: Final = 2.0
@@ -36,12 +38,15 @@ _log = structlog.get_logger(__name__)
 class GatewayMember:
     """The word between one gateway and its coordinator."""
 
-    def __init__(self, router: Router, close: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self, router: Router, board: MapBoard, close: Callable[[], Awaitable[None]]
+    ) -> None:
         """`close`: accept nothing more, and answer what is here; the router is closed after
         that."""
         self.map = Map(-1, router.shards, [], [], {})
         """The newest that was heard."""
         self._router = router
+        self._board = board
         self._close = close
         self._stopping: asyncio.Task[None] | None = None
         self._wishes: dict[int, asyncio.Future[str | None]] = {}
@@ -81,8 +86,9 @@ class GatewayMember:
         assert self._control is not None, "whoever is heard is running"
         if isinstance(message, Map):
             self.map = message
-            routes = {route.shard: (route.epoch, route.address) for route in message.routes}
-            self._router.update_map(message.version, routes, message.failures.keys())
+            known = message.version, message.owners(), message.failures.keys()
+            self._router.update_map(*known)
+            self._board.post(*known)
             self._control.notice()
         elif isinstance(message, MoveAnswer):
             if (future := self._wishes.get(message.request_id)) is not None and not future.done():

@@ -82,6 +82,28 @@ class Link:
         self._connection.send(request_id, frame, done)
         return request_id
 
+    async def ask(
+        self, commands: Sequence[Command], deadline: float, deadline_ms: int | None = None
+    ) -> Response | None:
+        """send(), for who would rather wait: until `deadline`, of the event loop. None if the
+        connection was lost, or that came first. `deadline_ms`: what the other side has, if less."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Response | None] = loop.create_future()
+
+        def done(response: Response | None) -> None:
+            if not future.done():
+                future.set_result(response)
+
+        if deadline_ms is None:
+            deadline_ms = max(1, int((deadline - loop.time()) * 1_000))
+        request_id = self.send(commands, min(deadline_ms, limits.DEADLINE_MS_MAX), done)
+        timer = loop.call_at(deadline, done, None)
+        try:
+            return await future
+        finally:
+            timer.cancel()
+            self.forget(request_id)
+
     def forget(self, request_id: int) -> None:
         """The caller has given up: whatever answer still comes is dropped."""
         if self._connection is not None and request_id in self._connection.in_flight:

@@ -1,4 +1,7 @@
-"""The router of a gateway: a command goes in, its answer comes out, and nobody waits in between.
+"""The router: a command goes in, its answer comes out, and nobody waits in between.
+
+Gateways have one, and so does every client that goes straight to the hosts: who owns what, the one
+is told by the coordinator, the other finds out (`gateway.map_watch`); all else is the same.
 
     submit ──► lane of its shard ──frames──► link to the owner ──► answer
                  ▲                              │
@@ -91,7 +94,16 @@ _NOT_HERE: Final = frozenset({Status.UNKNOWN_RESERVATION, Status.SHARD_STOPPED})
 """What a wrong home may answer."""
 _COMES_BACK: Final = _STUCK | _NOT_HERE
 """Statuses that are perhaps not the last word."""
-_NOT_APPLIED: Final = frozenset({Status.OVERLOADED, Status.MEMORY_FULL, Status.SHARD_STOPPED})
+_NOT_APPLIED: Final = frozenset(
+    {
+        Status.OVERLOADED,
+        Status.MEMORY_FULL,
+        Status.SHARD_STOPPED,
+        Status.FORBIDDEN,
+        Status.UNAUTHENTICATED,
+        Status.TOO_MANY_REQUESTS,
+    }
+)
 """What a host says of one sending; of a command that was sent before it proves nothing."""
 _FRAME_ROOM: Final = limits.FRAME_BYTES_MAX - 64
 
@@ -209,6 +221,16 @@ class Router:
             if epoch >= lane.epoch:
                 self._assign(lane, epoch, address, stopped=address is None and shard in stopped)
         self._settle_links()
+
+    def forget_map(self) -> None:
+        """The next map is of another life of the engine: versions begin anew."""
+        self.map_version = -1
+        for lane in self._lanes:
+            lane.epoch = 0
+
+    def links(self) -> list[Link]:
+        """Those to hosts that are up."""
+        return [link for link in self._links.values() if link.up]
 
     def owners(self) -> dict[int, tuple[int, str | None]]:
         """Shard → (epoch, address of the owner, or None), as far as is known here."""
@@ -515,6 +537,8 @@ class Router:
         verdict = search.verdict(self.shards, {lane.shard for lane in self._lanes if lane.stopped})
         if verdict is Verdict.UNKNOWN:
             self._search_again(ticket)
+        elif verdict is Verdict.FORBIDDEN:
+            self._give_up(ticket, Status.FORBIDDEN)
         elif verdict is Verdict.STOPPED:
             home = getattr(ticket.command, "home", UNKNOWN_HOME)
             named = home != UNKNOWN_HOME and self._lanes[home].stopped

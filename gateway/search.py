@@ -5,6 +5,7 @@
     two or more                               → the id names two reservations; which, we cannot say
     none, and some shard was not heard from   → not known yet; ask again, or say so
     none, and all not heard from have stopped → not known, and asking again helps nobody
+    hosts say that the key may not ask        → neither may it do what it has come for
 
 One hit counts even while another shard is silent: two homes need a caller who uses one id for two
 different requests, and one broken shard must not take the commits of all the others with it.
@@ -22,16 +23,18 @@ class Verdict(Enum):
     AMBIGUOUS = "ambiguous"
     UNKNOWN = "unknown"
     STOPPED = "stopped"
+    FORBIDDEN = "forbidden"
 
 
 class Search:
     """Collects the answers of `hosts` hosts, then calls `done` with itself."""
 
-    __slots__ = ("_awaited", "_done", "asked", "homes")
+    __slots__ = ("_awaited", "_done", "asked", "forbidden", "homes")
 
     def __init__(self, hosts: int, done: Callable[["Search"], None]) -> None:
         self.homes: set[int] = set()
         self.asked: set[int] = set()
+        self.forbidden = False
         self._awaited = hosts
         self._done = done
 
@@ -40,12 +43,16 @@ class Search:
         if answer.status is Status.OK and isinstance(answer.body, Homes):
             self.homes.update(answer.body.shards)
             self.asked.update(answer.body.asked)
+        elif answer.status is Status.FORBIDDEN:
+            self.forbidden = True
         self._awaited -= 1
         if self._awaited == 0:
             self._done(self)
 
     def verdict(self, shards: int, stopped: Set[int] = frozenset()) -> Verdict:
         """What follows, in an installation of so many shards, of which these have stopped."""
+        if self.forbidden:
+            return Verdict.FORBIDDEN
         if len(self.homes) > 1:
             return Verdict.AMBIGUOUS
         if self.homes:

@@ -15,14 +15,18 @@ from engine.messages import (
     Commit,
     Find,
     GetChannel,
+    GetMap,
     GetReservation,
     GetStock,
     Homes,
     LineRequest,
     ListShortfalls,
+    MapView,
+    MovedTo,
     MovementView,
     Release,
     Reserve,
+    RouteView,
     SetChannel,
     Status,
     StockView,
@@ -101,6 +105,29 @@ async def test_lines_of_several_shards_go_home(trial: Trial) -> None:
         await eventually(lambda: home not in host.host.status().owned)
 
         assert [MOVED[home]] == await host.ask(Reserve("r1", lines))
+
+
+@timeless
+async def test_the_map_is_told_and_successors_are_named(trial: Trial) -> None:
+    """Who asks hears of the map as soon as the host does; who comes to the wrong host hears who is
+    the right one, unless that one is of an earlier epoch."""
+    async with tenure(trial, 0) as host:
+        told = host.send(GetMap(), deadline_ms=2_000)
+        there = (9, "unix:/there")
+        host.host.board.post(4, {0: (1, "unix:/here"), 1: there})
+        [answer] = told[0].answers
+        assert isinstance(answer.body, MapView)
+        routes = [RouteView(0, 1, "unix:/here"), RouteView(1, *there)]
+        assert (4, 2, routes) == (answer.body.version, answer.body.shards, answer.body.routes)
+
+        successor = Answer(Status.MOVED, MovedTo(1, *there))
+        assert [successor] == await host.ask(GetStock(SKUS[1]))
+        again = host.send(GetMap(answer.body.run, 4), deadline_ms=2_000)
+        await asyncio.sleep(1)
+        assert [] == again
+        await asyncio.sleep(2)
+        nothing_new = MapView(answer.body.run, 4, 2, [])
+        assert [Answer(Status.OK, nothing_new)] == again[0].answers
 
 
 @pytest.mark.parametrize(

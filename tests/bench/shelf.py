@@ -10,14 +10,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-import msgspec
-
 from actors.binary_server import BinaryServer
+from actors.map_board import MapBoard
 from bench.options import Target
 from engine.messages import (
     Answer,
     Audit,
     Command,
+    GetMap,
     MovedTo,
     Request,
     Reserve,
@@ -42,16 +42,22 @@ class Shelf:
         self.forget: Callable[[Request], bool] = lambda request: False
         self.disconnect: Callable[[], None] = lambda: None
         self.owners: list[str] = []
-        """By shard, the address that answers for it; the others say that it has moved. Empty = all
-        answer for all."""
+        """By shard, the address that answers for it; the others say that it has moved."""
+        self.board = MapBoard("shelf", shards)
         self.taken: Counter[str] = Counter()
         """Reserves, by the address that took them."""
+
+    def give(self, *owners: str) -> None:
+        """The shards belong to these from now on, in turn; whoever asks is told."""
+        self.owners = [owners[shard % len(owners)] for shard in range(len(self.shards))]
+        version = self.board.version + 1
+        self.board.post(version, {n: (version, owner) for n, owner in enumerate(self.owners)})
 
     def answer(self, command: Command, address: str) -> Answer:
         """At the server of that address."""
         shard = self._place(command)
         if isinstance(command, Reserve):
-            if self.owners and self.owners[shard] != address:
+            if self.owners[shard] != address:
                 return Answer(Status.MOVED, MovedTo(shard, 1, ""))
             self.taken[address] += 1
         return self.lie(command, self.execute(command))
@@ -81,6 +87,14 @@ class Door:
         self.address = ""
 
     def submit(self, request: Request, scope: Scope, reply: Callable[[Response], None]) -> None:
+        question = request.commands[0]
+        if isinstance(question, GetMap):
+            self._shelf.board.ask(
+                question,
+                request.deadline_ms / 1_000,
+                lambda answer: reply(Response(request.request_id, [answer])),
+            )
+            return
         answers = [self._shelf.answer(command, self.address) for command in request.commands]
         if not self._shelf.forget(request):
             reply(Response(request.request_id, answers))
@@ -88,20 +102,16 @@ class Door:
 
 @asynccontextmanager
 async def serve(shelf: Shelf) -> AsyncIterator[Target]:
-    """The shelf on loopback, with just enough of HTTP for the shard map and the metrics."""
+    """The shelf on loopback, with just enough of HTTP for the metrics."""
     door = Door(shelf)
     server = BinaryServer("shelf", len(shelf.shards), door, lambda key, peer: OPERATOR)
     door.address = binary = await server.listen("tcp:127.0.0.1:0")
     shelf.disconnect = lambda: abort(server)
 
-    def shards() -> bytes:
-        owners = shelf.owners or [binary] * len(shelf.shards)
-        found = [{"shard": number, "host": host} for number, host in enumerate(owners)]
-        return msgspec.json.encode({"shards": found})
+    shelf.give(binary)
 
     pages: dict[str, tuple[str, Callable[[], bytes]]] = {
         "/metrics": ("text/plain", METRICS.encode),
-        "/v1/shards": ("application/json", shards),
     }
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

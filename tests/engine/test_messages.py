@@ -57,6 +57,7 @@ COMMANDS = {
     42: "GetStatistics",
     43: "GetStockAsOf",
     44: "ListMovements",
+    45: "GetMap",
 }
 EVENTS = {
     1: "Reserved",
@@ -99,6 +100,7 @@ BODIES = {
     12: "Statistics",
     13: "StockAsOf",
     14: "LedgerPage",
+    15: "MapView",
 }
 STATUSES = {
     0: "OK",

@@ -17,7 +17,9 @@ from engine.messages import (
     Find,
     GetAvailability,
     GetChannel,
+    GetMap,
     GetReservation,
+    GetStatistics,
     GetStock,
     LineMove,
     LineRequest,
@@ -81,6 +83,22 @@ def test_a_verb_is_needed(command: Command, verb: str) -> None:
     """With its verb alone a command passes; with all others it does not."""
     assert command == narrow(command, Scope(None, frozenset({verb})))
     assert Status.FORBIDDEN == narrow(command, Scope(None, ALL_VERBS - {verb}))
+
+
+@pytest.mark.parametrize("verb", sorted(ALL_VERBS))
+def test_whoever_comes_straight_finds_the_way(verb: str) -> None:
+    """Any verb will do to ask who owns what; who may sell or fulfil finds homes."""
+    scope = Scope(None, frozenset({verb}))
+
+    assert GetMap() == narrow(GetMap(), scope)
+    expected = Find("cart") if verb in {SELL, FULFIL} else Status.FORBIDDEN
+    assert expected == narrow(Find("cart"), scope)
+
+
+def test_a_channel_learns_no_more_of_the_engine_than_it_needs() -> None:
+    """Where hosts are, but not how they are."""
+    assert GetMap() == narrow(GetMap(), SHOP)
+    assert Status.FORBIDDEN == narrow(GetStatistics(), SHOP)
 
 
 @pytest.mark.parametrize("command", [Reserve("cart", LINES, "shop"), Audit(0), Commit("cart")])

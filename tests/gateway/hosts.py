@@ -7,11 +7,13 @@ from itertools import islice
 from pathlib import Path
 
 from actors.binary_server import BinaryServer, Reply
+from actors.map_board import MapBoard
 from engine import limits
 from engine.messages import (
     Answer,
     Command,
     Find,
+    GetMap,
     GetStatistics,
     Head,
     Homes,
@@ -23,10 +25,19 @@ from engine.messages import (
     Status,
 )
 from engine.placement import home_of, shard_of
-from engine.scope import OPERATOR, Scope
+from engine.scope import CHANNEL_VERBS, FULFIL, OPERATOR, STOCK, Scope
 from engine.shard import Shard
 
 SHARDS = 4
+SCOPES = {
+    None: OPERATOR,
+    "operator": OPERATOR,
+    "shop": Scope("shop", CHANNEL_VERBS, "shop"),
+    "trade": Scope("trade", CHANNEL_VERBS, "trade"),
+    "warehouse": Scope(None, frozenset({FULFIL}), "warehouse"),
+    "stocktaker": Scope(None, frozenset({STOCK}), "stocktaker"),
+}
+"""What a host lets callers do, by the key that they show."""
 START_US = 1_796_000_000 * limits.SECOND_US
 
 
@@ -48,7 +59,7 @@ class Store:
 class Host:
     """Answers for the shards that it owns; may be frozen, thawed, or told what to say."""
 
-    def __init__(self, store: Store, owned: set[int], path: Path) -> None:
+    def __init__(self, store: Store, owned: set[int], path: Path, run: str = "run") -> None:
         self.store = store
         self.owned = owned
         self.moved: dict[int, tuple[int, str]] = {}
@@ -61,6 +72,9 @@ class Host:
         self.held: list[tuple[Request, Reply]] = []
         self.replaced: Callable[[Command], Answer | None] = lambda command: None
         """What is answered instead of executing; None = nothing."""
+        self.board = MapBoard(run, len(store.shards))
+        self.questions: list[GetMap] = []
+        """What it was asked about the map."""
         self.address = f"unix:{path}"
         self.server: BinaryServer | None = None
 
@@ -80,6 +94,15 @@ class Host:
     def submit(self, request: Request, scope: Scope, reply: Reply) -> None:
         if self.frozen:
             self.held.append((request, reply))
+            return
+        question = request.commands[0]
+        if isinstance(question, GetMap):
+            self.questions.append(question)
+            self.board.ask(
+                question,
+                request.deadline_ms / 1_000,
+                lambda answer: reply(Response(request.request_id, [answer])),
+            )
             return
         self.frames.append(len(request.commands))
         self.deadlines_ms.append(request.deadline_ms)
@@ -133,7 +156,7 @@ def sku_at(shard: int, nth: int = 0, shards: int = SHARDS) -> str:
 
 
 def _authenticate(key: str | None, peer: str) -> Scope | None:
-    return OPERATOR if key in (None, "operator") else None
+    return SCOPES.get(key)
 
 
 @asynccontextmanager
@@ -147,6 +170,12 @@ async def two_hosts(tmp_path: Path) -> AsyncIterator[tuple[Host, Host]]:
         yield first, second
     finally:
         await asyncio.gather(first.die(), second.die())
+
+
+def tell(version: int, *hosts: Host, epoch: int = 1) -> None:
+    """All of these hear of the shard map of what they own."""
+    for host in hosts:
+        host.board.post(version, map_of(*hosts, epoch=epoch))
 
 
 def map_of(*hosts: Host, epoch: int = 1) -> dict[int, tuple[int, str]]:

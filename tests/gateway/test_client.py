@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from actors.binary_server import BinaryServer
+from actors.map_board import MapBoard
 from engine import limits
 from engine.messages import (
     Answer,
@@ -33,10 +34,11 @@ from gateway.client import Client, OutcomeUnknown, Refused, Unavailable
 from gateway.forwarder import Forwarder
 from gateway.homes import home_in
 from gateway.router import Router
+from gateway.way import Through
 from tests.actors.peer import DEADLINE_SECONDS, until
 from tests.actors.tenure import tenure
 from tests.actors.trial import Trial
-from tests.gateway.hosts import SHARDS, Host, Store, map_of, sku_at, two_hosts
+from tests.gateway.hosts import SHARDS, Host, Store, map_of, sku_at, tell, two_hosts
 
 SKU, OTHER = sku_at(2), sku_at(2, 1)
 SHORT_MS = 150
@@ -61,9 +63,11 @@ async def client(host: Host) -> AsyncIterator[Client]:
 async def through_gateway(tmp_path: Path) -> AsyncIterator[Client]:
     async with two_hosts(tmp_path) as hosts:
         router = Router(SHARDS)
-        router.update_map(1, map_of(*hosts))
+        board = MapBoard("secret", SHARDS)
+        for each in (router.update_map, board.post):
+            each(1, map_of(*hosts))
         server = BinaryServer(
-            "gateway", SHARDS, Forwarder(router, lambda: Statistics([])), operator
+            "gateway", SHARDS, Forwarder(router, board, lambda: Statistics([])), operator
         )
         async with Client.connect(await server.listen("tcp:127.0.0.1:0")) as client:
             try:
@@ -84,6 +88,14 @@ async def straight_to_a_host(tmp_path: Path) -> AsyncIterator[Client]:
         await host.die()
 
 
+@asynccontextmanager
+async def straight_to_the_owners(tmp_path: Path) -> AsyncIterator[Client]:
+    async with two_hosts(tmp_path) as hosts:
+        tell(1, *hosts)
+        async with Client.connect(hosts[0].address, straight=True) as client:
+            yield client
+
+
 def operator(key: str | None, peer: str) -> Scope:
     return OPERATOR
 
@@ -91,7 +103,7 @@ def operator(key: str | None, peer: str) -> Scope:
 # --- every call ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("way", [through_gateway, straight_to_a_host])
+@pytest.mark.parametrize("way", [through_gateway, straight_to_a_host, straight_to_the_owners])
 async def test_a_whole_life(way: object, tmp_path: Path) -> None:
     """Stock comes in, is held, promised, moved, shipped, cancelled and comes back."""
     assert callable(way)
@@ -279,7 +291,7 @@ async def test_deadline_tells_what_is_known(client: Client, host: Host) -> None:
     with pytest.raises(OutcomeUnknown):
         await client.receive(SKU, "berlin", 1)
     await host.die()
-    await until(lambda: not client._link.up)
+    await until(lambda: not is_up(client))
     with pytest.raises(Unavailable):
         await client.reserve([(SKU, 1)])
 
@@ -344,12 +356,17 @@ async def test_closing_ends_who_waits_for_a_connection(host: Host) -> None:
     """Calls that were never sent are told so at once, not at their deadline."""
     async with Client.connect(host.address, deadline_ms=60_000) as client:
         await host.die()
-        await until(lambda: not client._link.up)
+        await until(lambda: not is_up(client))
         waiting = asyncio.ensure_future(client.receive(SKU, "berlin", 1))
         await asyncio.sleep(0)
     async with asyncio.timeout(DEADLINE_SECONDS):
         with pytest.raises(Unavailable):
             await waiting
+
+
+def is_up(client: Client) -> bool:
+    assert isinstance(client._way, Through)
+    return client._way.link.up
 
 
 def has_frames(host: Host) -> bool:

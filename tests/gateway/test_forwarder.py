@@ -5,10 +5,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from actors.binary_server import BinaryServer
+from actors.map_board import MapBoard
 from engine.messages import (
+    GetMap,
     GetStatistics,
     GetStock,
     LineRequest,
+    MapView,
     Receive,
     ReservationView,
     Reserve,
@@ -32,7 +35,10 @@ async def gateway(tmp_path: Path) -> AsyncIterator[Peer]:
     async with two_hosts(tmp_path) as hosts:
         router = Router(SHARDS)
         router.update_map(1, map_of(*hosts))
-        server = BinaryServer("gateway", SHARDS, Forwarder(router, lambda: OWN), authenticate)
+        board = MapBoard("secret", SHARDS)
+        board.post(1, map_of(*hosts))
+        forwarder = Forwarder(router, board, lambda: OWN)
+        server = BinaryServer("gateway", SHARDS, forwarder, authenticate)
         async with connect(await server.listen("tcp:127.0.0.1:0")) as peer:
             await peer.greet()
             yield peer
@@ -54,9 +60,13 @@ async def test_answers_come_in_the_order_of_the_commands(tmp_path: Path) -> None
             2,
             *[GetStock(sku) for sku in reversed(skus)],
             GetStatistics(),
+            GetMap(),
             Reserve("r", [LineRequest(skus[3], 1)]),
         )
         bodies = [answer.body for answer in response.answers]
+        view = bodies.pop(SHARDS + 1)
+        assert isinstance(view, MapView)
+        assert (1, list(range(SHARDS))) == (view.version, [each.shard for each in view.routes])
         assert skus[::-1] == [body.sku for body in bodies if isinstance(body, StockView)]
         assert OWN == bodies[SHARDS]
         assert isinstance(bodies[-1], ReservationView)

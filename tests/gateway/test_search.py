@@ -24,6 +24,7 @@ def found(shards: list[int], asked: list[int]) -> Answer:
         ([found([], [0, 1]), Answer(Status.OK, Detail("?"))], Verdict.UNKNOWN),
         ([found([1], [0, 1]), SILENT], Verdict.FOUND),
         ([found([1], [0, 1]), found([1], [1, 2, 3])], Verdict.FOUND),
+        ([found([1], [0, 1]), Answer(Status.FORBIDDEN)], Verdict.FORBIDDEN),
     ],
 )
 def test_verdict(answers: list[Answer], expected: Verdict) -> None:

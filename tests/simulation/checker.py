@@ -35,6 +35,7 @@ from engine.messages import (
     Detail,
     Find,
     GetChannel,
+    GetMap,
     GetReservation,
     GetStatistics,
     GetStock,
@@ -55,7 +56,7 @@ from tests.simulation.replay import Replay, differs
 
 WITHOUT_HEAD: Final = NOTHING_DONE | {Status.OUTCOME_UNKNOWN, Status.AMBIGUOUS_RESERVATION}
 """What hosts, gateways and clients may answer without having looked at a record."""
-BESIDE: Final = (Find, Audit, GetStatistics, GetStockAsOf, ListMovements)
+BESIDE: Final = (Find, GetMap, Audit, GetStatistics, GetStockAsOf, ListMovements)
 """Commands whose answers are judged by what they say, not by the record they rest on."""
 
 

@@ -145,7 +145,8 @@ class Coordination(Node):
     async def _accompany_gateway(self, node: GatewayNode) -> None:
         assert node.router is not None
         assert node.server is not None
-        member = GatewayMember(node.router, node.server.close)
+        assert node.board is not None
+        member = GatewayMember(node.router, node.board, node.server.close)
         await member.run(CONTROL, self._join(Kind.GATEWAY, node))
         node.end_soon()
 
@@ -208,6 +209,7 @@ class _Noting:
         self._note = note
         self.status, self.release, self.stop = host.status, host.release, host.stop
         self.follow = host.follow
+        self.board = host.board
 
     def assign(self, shard: int, floor: Floor | None) -> None:
         if floor is not None:

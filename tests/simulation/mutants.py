@@ -29,7 +29,7 @@ from engine import limits, reservation_rules, shard, snapshot, state, stock
 from engine import reservation as holds
 from engine.codec import Position, encode_record
 from engine.messages import Answer, Expired, Extended, Head, Part, State, Status
-from gateway import client, lane, router
+from gateway import client, lane, map_watch, router
 from tests.simulation.patch import Place, patched
 
 Plant = Callable[[], list[Place]]
@@ -443,6 +443,16 @@ def _() -> list[Place]:
         self._finish(ticket, Answer(status))
 
     return [(router.Router, "_give_up", give_up)]
+
+
+@_mutant("a client keeps its first map")
+def _() -> list[Place]:
+    honest = map_watch.MapWatch._learn
+
+    def learn(self: Any, view: Any, link: Any) -> bool:
+        return not self.told.is_set() and honest(self, view, link)
+
+    return [(map_watch.MapWatch, "_learn", learn)]
 
 
 # --- what was once so ------------------------------------------------------------------------

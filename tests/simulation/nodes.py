@@ -25,6 +25,7 @@ from actors.clock import Clock
 from actors.config import Settings
 from actors.host import Host
 from actors.journal import JournalError, RedisJournal
+from actors.map_board import MapBoard
 from actors.marks import Mark, Marks
 from actors.pending import Pending, Single
 from engine.codec import Position
@@ -356,6 +357,12 @@ class HostNode(Node):
         if loop is not None and host is not None:
             loop.inject(host.release, shard)
 
+    def tell(self, version: int, routes: dict[int, tuple[int, str]], stopped: set[int]) -> None:
+        """A map, on its way."""
+        loop, host = self.loop, self.host
+        if loop is not None and host is not None:
+            loop.inject(host.board.post, version, routes, stopped)
+
     def stop(self) -> None:
         """The process ends in order: it serves what it has, and leaves."""
         loop, host = self.loop, self.host
@@ -421,6 +428,7 @@ class GatewayNode(Node):
         super().__init__(name, make_loop)
         self.address = f"tcp:{name}:8000"
         self.router: Router | None = None
+        self.board: MapBoard | None = None
         self._net = net
         self._shards = shards
         self._overseer = overseer
@@ -432,13 +440,15 @@ class GatewayNode(Node):
 
     def tell(self, version: int, routes: dict[int, tuple[int, str]], stopped: set[int]) -> None:
         """A map, on its way."""
-        loop, router = self.loop, self.router
-        if loop is not None and router is not None:
+        loop, router, board = self.loop, self.router, self.board
+        if loop is not None and router is not None and board is not None:
             loop.inject(router.update_map, version, routes, stopped)
+            loop.inject(board.post, version, routes, stopped)
 
     def _begin(self, loop: SimulatedLoop) -> None:
         self.router = Router(self._shards)
-        forwarder = Forwarder(self.router, lambda: Statistics([]))
+        self.board = MapBoard("token", self._shards)
+        forwarder = Forwarder(self.router, self.board, lambda: Statistics([]))
         server = BinaryServer(self.name, self._shards, forwarder, _anybody)
         self._net.listen(loop, (self.name, 8000), lambda: binary_server.Connection(server))
         self.server = server
@@ -446,7 +456,7 @@ class GatewayNode(Node):
 
 
 class ClientNode(Node):
-    """A client of one address; every command is a call of its own."""
+    """A client of one address, or straight to the owners; every command is a call of its own."""
 
     def __init__(
         self,
@@ -456,9 +466,13 @@ class ClientNode(Node):
         history: History,
         address: str,
         deadline_ms: int,
+        straight: bool,
+        random: Random,
     ) -> None:
         super().__init__(name, make_loop)
         self._time = time
+        self._straight = straight
+        self._random = random
         self._history = history
         self._address = address
         self._deadline_ms = deadline_ms
@@ -474,7 +488,12 @@ class ClientNode(Node):
     async def _stay_connected(self) -> None:
         while True:
             try:
-                async with Client.connect(self._address, deadline_ms=self._deadline_ms) as client:
+                async with Client.connect(
+                    self._address,
+                    straight=self._straight,
+                    deadline_ms=self._deadline_ms,
+                    jitter=self._random.random,
+                ) as client:
                     self._client = client
                     self._connected.set()
                     await asyncio.get_running_loop().create_future()

@@ -32,12 +32,15 @@ class Registrar:
         shards: int,
         hosts: list[HostNode],
         gateways: list[GatewayNode],
+        told: list[HostNode],
     ) -> None:
+        """`told`: hosts that are to know who owns what."""
         self._time = time
         self._random = random
         self._shards = shards
         self._hosts = hosts
         self._gateways = gateways
+        self._told = told
         self._floors: dict[int, Floor] = {}
         self._given: dict[int, tuple[HostNode, int, int]] = {}
         """shard → whom it was given to, in which incarnation, and when"""
@@ -73,6 +76,8 @@ class Registrar:
 
     def host_serves(self, node: HostNode, loop: SimulatedLoop, host: Host) -> None:
         self.notice(node)
+        if node in self._told:
+            self.introduce(node)
 
     def gateway_serves(self, node: GatewayNode, loop: SimulatedLoop) -> None:
         self.introduce(node)
@@ -174,13 +179,13 @@ class Registrar:
         if routes != self._routes:
             self._routes = routes
             self._version += 1
-            for gateway in self._gateways:
+            for node in (*self._gateways, *self._told):
                 delay = int(self._random.random() * SECOND / 20)
-                self._time.at(self._time.now + delay, self.introduce, gateway)
+                self._time.at(self._time.now + delay, self.introduce, node)
 
-    def introduce(self, gateway: GatewayNode) -> None:
-        """Tell one gateway how things stand."""
-        gateway.tell(self._version, self._routes, set(self.stopped))
+    def introduce(self, node: GatewayNode | HostNode) -> None:
+        """Tell one of them how things stand."""
+        node.tell(self._version, self._routes, set(self.stopped))
 
     @property
     def is_settled(self) -> bool:

@@ -47,6 +47,9 @@ SMALL: Final = 0.75
 """Share of worlds of one shard and a reservation or two."""
 COORDINATED: Final = 0.25
 """Share of worlds with a coordinator: they cost more."""
+FOLLOWING: Final = 0.25
+"""Share of worlds whose clients find the owners by themselves. They are drawn so that those in
+which bugs were found before are not among them."""
 LOSSY: Final[tuple[Kind, ...]] = (Kind.OLDER, Kind.EMPTY, Kind.FLUSHED)
 COORDINATORS: Final[tuple[Kind, ...]] = (Kind.FREEZE_COORDINATOR, Kind.RESTART)
 """What there is only where there is a coordinator."""
@@ -76,6 +79,8 @@ class Scenario:
     """The product's coordinator decides who owns what; else a registrar plays it."""
     straight: bool = False
     """Clients talk to hosts, not to gateways."""
+    follows: bool = False
+    """Whoever they talk to only tells clients who owns what: they send to each shard's owner."""
     deadline_ms: int = 2_000
     tuning: dict[str, int | float] = field(default_factory=dict)
     """`engine.limits` by name."""
@@ -101,6 +106,7 @@ class Scenario:
         lines = [
             f"seed {self.seed}: {self.shards} shards, {self.hosts} hosts, {self.gateways} gateways,"
             f" {self.clients} clients{' straight to hosts' if self.straight else ''},"
+            f"{' following the map,' if self.follows else ''}"
             f"{' archives,' if self.archives else ''}"
             f"{' coordinated,' if self.coordinated else ''}"
             f" grace {self.grace_us} us, windows {self.windows_us} us, weather {self.weather},"
@@ -143,6 +149,7 @@ def draw(seed: int) -> Scenario:
     scenario.steps = workload.draw()
     scenario.faults = _faults(random, horizon)
     _coordinate(scenario, Random(seed ^ 0xC00D), horizon)
+    scenario.follows = Random(seed ^ 0xF5FD).random() < FOLLOWING
     return scenario
 
 

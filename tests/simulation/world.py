@@ -30,7 +30,8 @@ from actors.journal import journal_key
 from actors.owner import Phase
 from engine import limits, maps
 from engine.codec import Position
-from engine.messages import Command, Status
+from engine.messages import Command, GetStock, Status
+from engine.placement import shard_of
 from gateway import router
 from gateway.lane import is_repeatable
 from tests.simulation.checker import judge
@@ -60,6 +61,9 @@ from tests.simulation.workload import Step, final_reads
 
 EPOCH: Final = 1_700_000_000 * SECOND
 """What wall clocks say when a world begins."""
+FINDING: Final = 7 * SECOND
+"""In which clients who were told nothing for as long as can be have asked somebody else."""
+UNFOUND: Final = (Status.NOT_DONE, Status.OUTCOME_UNKNOWN, Status.OVERLOADED)
 HEALING: Final = 40 * SECOND
 """In which everything must be served again."""
 MAKE_LOOP: Final[Any] = SimulatedLoop
@@ -111,8 +115,9 @@ class World:
                 self._make_loop, self.time, settings, nursery, scenario.hosts
             )
         else:
+            told = self.hosts if scenario.follows else []
             self.registrar = Registrar(
-                self.time, self.random, scenario.shards, self.hosts, self.gateways
+                self.time, self.random, scenario.shards, self.hosts, self.gateways, told
             )
         first = int(scenario.coordinated)
         for number in range(first, first + scenario.hosts):
@@ -121,7 +126,7 @@ class World:
             self._gateway(f"gateway-{number}")
         addresses = [each.address for each in (self.hosts if scenario.straight else self.gateways)]
         self.clients = [
-            self._client(f"client-{number}", addresses[number % len(addresses)])
+            self._client(f"client-{number}", addresses[number % len(addresses)], scenario.follows)
             for number in range(scenario.clients)
         ]
         self.witness = self._client("witness", self.gateways[0].address)
@@ -150,9 +155,10 @@ class World:
         self.gateways.append(node)
         return node
 
-    def _client(self, name: str, address: str) -> ClientNode:
+    def _client(self, name: str, address: str, straight: bool = False) -> ClientNode:
         return ClientNode(
-            name, self._make_loop, self.time, self.history, address, self.scenario.deadline_ms
+            *(name, self._make_loop, self.time, self.history, address),
+            *(self.scenario.deadline_ms, straight, self.random),
         )
 
     def _settings(self) -> Settings:
@@ -206,6 +212,8 @@ class World:
             if self.scenario.lossy:  # whoever has not noticed it yet gets the time to
                 self.time.run(self.time.now + 3 * SECOND)
             self._ask_again()
+            if self.scenario.follows:
+                self._find_the_owners()
             self._look_at_everything()
             self._take_digests()
         if self.server.serving:
@@ -317,6 +325,21 @@ class World:
         """Whoever does not know what came of a call finds out, under the same name."""
         unsure = unknown_calls(self.history)
         self._ask([Step(self.time.now, 0, command) for command in unsure])
+
+    def _find_the_owners(self) -> None:
+        """Clients who follow the map themselves have found back to everybody who serves."""
+        self.time.run(self.time.now + FINDING)
+        asked, history = len(self.history.asked), self.history
+        for client in self.clients:
+            for sku in self.scenario.skus:
+                client.send(Step(self.time.now, 0, GetStock(sku)))
+        self._until(lambda: not any(each.waiting for each in self.clients), HEALING)
+        for told in history.told if not self.bugs else ():
+            call = history.asked[told.call]
+            if told.call >= asked and told.answer.status in UNFOUND:
+                assert isinstance(call.command, GetStock), "nothing else is under way"
+                if shard_of(call.command.sku, history.shards) not in self.registrar.stopped:
+                    self.bugs.append(f"{call.client} does not find who has {call.command.sku}")
 
     def _look_at_everything(self) -> None:
         scenario = self.scenario
