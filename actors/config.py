@@ -38,8 +38,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The address that gateways listen on; any but a loopback one needs API keys."""
     port: int = PORT_DEFAULT
     binary_port: int = BINARY_PORT_DEFAULT
-    redis: str | None = None
-    """URL of the server that keeps the journal; None = one of our own, in the data directory."""
+    redis: tuple[str, ...] = ()
+    """URLs of the servers that keep the journal, in their order, which is for ever; none = one of
+    our own, in the data directory."""
     address: str | None = None
     """Of a Ray cluster that runs already; None = Ray on this machine only."""
     hosts: int = 2
@@ -92,14 +93,27 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise SettingsError(f"--port and --binary-port are both {self.port}")
         if not self.finished_window_us <= self.keys_window_us <= self.returns_window_us:
             raise SettingsError("windows must grow in this order: finished, keys, returns")
-        if self.redis is not None and not self.redis.startswith(("redis://", "rediss://", "unix:")):
-            raise SettingsError(f"--redis is {self.redis!r}; redis://host:port/0 is expected")
-        if self.address is not None and self.redis is None:
+        self._check_servers()
+        if self.address is not None and not self.redis:
             raise SettingsError("--address needs --redis, which every machine must reach")
         try:
             ipaddress.ip_address(self.bind)
         except ValueError:
             raise SettingsError(f"--bind is {self.bind!r}; an IP address is expected") from None
+
+    def _check_servers(self) -> None:
+        for url in self.redis:
+            if not url.startswith(("redis://", "rediss://", "unix:")):
+                raise SettingsError(f"--redis is {url!r}; redis://host:port/0 is expected")
+        if len(set(self.redis)) < len(self.redis):
+            raise SettingsError("--redis names the same server twice")
+        if len(self.redis) > self.shards:
+            raise SettingsError(f"--redis names {len(self.redis)} servers for {self.shards} shards")
+
+    @property
+    def servers(self) -> int:
+        """On how many servers the journal is."""
+        return max(1, len(self.redis))
 
     @property
     def data_path(self) -> Path:

@@ -86,6 +86,8 @@ class Beat(Message, tag=2):
     failed: dict[int, str] = field(default_factory=dict)
     heads: list[ShardHead] = field(default_factory=list)
     alarms: dict[int, str] = field(default_factory=dict)
+    servers: dict[int, str] = field(default_factory=dict)
+    """Servers of the journal that cannot be asked now, and why."""
 
 
 class Left(Message, tag=3):
@@ -142,6 +144,15 @@ class MemberView(Message):
     shards: list[int]
 
 
+class ServerView(Message):
+    """A server that the journal is on: it has every shard whose remainder is its number."""
+
+    number: int
+    address: str
+    troubles: dict[str, str]
+    """Hosts that cannot ask it, and why; empty = it is up."""
+
+
 class Map(Message, tag=2):
     """Who serves which shard; a shard without a route is served by nobody at the moment."""
 
@@ -152,6 +163,8 @@ class Map(Message, tag=2):
     failures: dict[int, str]
     alarms: dict[int, str] = field(default_factory=dict)
     """Shards that are served although an audit has found something, and what."""
+    servers: list[ServerView] = field(default_factory=list)
+    """Those that the journal is on."""
 
 
 class Leave(Message, tag=3):

@@ -1,7 +1,8 @@
 """A host as a member of the engine: what it says to the coordinator, and does at its word.
 
     coordinator ──Assign, Release──► claims and leaves shards
-    coordinator ◄──Beat──            which it owns, is recovering, refuses, and how far they reach
+    coordinator ◄──Beat──            which it owns, is recovering, refuses, and how far they reach;
+                                     which of the journal's servers it cannot ask
     coordinator ──Leave──►           all that it had is another's: the process ends
     coordinator ──Stop──►            serves what is queued, writes its marks, says Left
 
@@ -78,6 +79,7 @@ class HostMember:
                 for shard, (position, checksum) in status.heads.items()
             ],
             alarms=status.alarms,
+            servers=status.servers,
         )
 
     def _receive(self, message: FromCoordinator) -> None:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 DEFAULTS: Final = Settings()
 _Result = TypeVar("_Result")
+Redis = Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=False)]
+"""--redis URL, once for each server."""
 _UNITS: Final = {"kb": 1 << 10, "mb": 1 << 20, "gb": 1 << 30, "tb": 1 << 40}
 
 
@@ -132,7 +134,8 @@ class Memory:
     data_dir
         Where everything is kept.
     redis
-        URL of the server that keeps the journal; if not given, one of our own.
+        URL of the server that keeps the journal; given several times, the shards are spread over
+        all of them, in this order for ever. If not given, a server of our own.
     fsync
         When the journal is synced to disk: before every answer, or once a second.
     maxmemory
@@ -156,7 +159,7 @@ class Memory:
     """
 
     data_dir: Path = Path(DATA_DIR_DEFAULT)
-    redis: str | None = None
+    redis: Redis = ()
     fsync: Fsync = DEFAULTS.fsync
     maxmemory: str = f"{DEFAULTS.maxmemory_bytes >> 20}mb"
     remembered_max: int = DEFAULTS.remembered_max

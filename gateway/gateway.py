@@ -84,7 +84,11 @@ class GatewayProcess:
             lambda home: mint(home, time.time_ns() // 1_000_000, os.urandom(RANDOM_BYTES)),
             self._host_statistics,
             names={*LOOPBACK_NAMES, settings.bind} if keyless else None,
+            servers_down=self._servers_down,
         )
+
+    def _servers_down(self) -> list[int]:
+        return [each.number for each in self._member.map.servers if each.troubles]
 
     def _bind(self, port: int) -> str:
         return str(TcpAddress(self._settings.bind, port))

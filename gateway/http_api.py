@@ -84,13 +84,16 @@ class Api:
         host_statistics: HostStatistics,
         *,
         names: Collection[str] | None = LOOPBACK_NAMES,
+        servers_down: Callable[[], list[int]] = list,
     ) -> None:
-        """`names`: of this host, as the Host header may have them; None = any, for keys protect."""
+        """`names`: of this host, as the Host header may have them; None = any, for keys protect.
+        `servers_down`: which of the servers that the journal is on cannot be asked."""
         self.router = router
         self.shards = shards
         self.routes = routes
         self.mint = mint
         self.host_statistics = host_statistics
+        self.servers_down = servers_down
         self.readiness = ReadinessProbe(self)
         self.counters = EdgeCounters(operation.name for operation in routes.operations)
         self._authenticate = authenticate
