@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from actors.journal import BusyError, Memory
 from engine import limits
+from engine.codec import START
 from engine.messages import (
     Audit,
     Commit,
@@ -46,10 +47,10 @@ async def test_each_shard_is_on_its_server(trial: Trial) -> None:
     """Shard k is written to server k mod n, and nothing of it to any other."""
     both = await pair(trial)
 
-    assert [] != await both.host.journal.read(0, (0, 0), 1)
-    assert [] == await both.host.journal.read(1, (0, 0), 1)
-    assert [] == await both.other.read(0, (0, 0), 1)
-    assert [] != await both.other.read(1, (0, 0), 1)
+    assert [] != await both.host.journal.read(0, START, 1)
+    assert [] == await both.host.journal.read(1, START, 1)
+    assert [] == await both.other.read(0, START, 1)
+    assert [] != await both.other.read(1, START, 1)
     await both.close()
 
 
