@@ -6,6 +6,7 @@ had. Whoever holds Settings may rely on them: an object that breaks a rule below
 """
 
 import ipaddress
+from math import inf
 from pathlib import Path
 from typing import Final, Literal, get_args
 
@@ -67,6 +68,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     require_keys: bool = False
     """Also on loopback and unix sockets."""
     log_level: LogLevel = "info"
+    slow_ms: int = 1_000
+    """Requests and appends that take so long are logged; 0 = none is for that."""
 
     # What `gateway.up` fills in, and nobody else.
     run_dir: str = ""
@@ -109,6 +112,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise SettingsError("--redis names the same server twice")
         if len(self.redis) > self.shards:
             raise SettingsError(f"--redis names {len(self.redis)} servers for {self.shards} shards")
+
+    @property
+    def slow_seconds(self) -> float:
+        return self.slow_ms / 1_000 or inf
 
     @property
     def servers(self) -> int:
@@ -158,4 +165,5 @@ _RANGES: Final = (
     ("archive_days", 0, 36_500),
     ("archive_snapshot_bytes", 1 << 10, 1 << 44),
     ("audit_interval_us", 0, 365 * _DAY_US),
+    ("slow_ms", 0, 3_600_000),
 )

@@ -30,6 +30,7 @@ from actors.owner import CLOSED, ENDED, Owner, Ownership, Phase, Tally
 from actors.pending import NOT_DONE, Gathered, Pending, Single
 from actors.recovery import Floor
 from actors.snapshotter import Snapshotter
+from actors.spans import traced
 from actors.statistics import measure
 from engine import limits
 from engine.codec import Position
@@ -169,6 +170,7 @@ class Host:
             settings.returns_window_us,
             settings.keys_window_us,
             settings.audit_interval_us,
+            settings.slow_seconds,
         )
         assert len(journals) % settings.servers == 0, "as many to each server"
         self._journals = journals
@@ -336,6 +338,8 @@ class Host:
     def submit(self, request: Request, scope: Scope, reply: Callable[[Response], None]) -> None:
         """Put every command of the request to its shard; see `actors.binary_server.Handler`."""
         commands = request.commands
+        if request.traces is not None:
+            reply = traced(request, reply)
         deadline = self._loop.time() + request.deadline_ms / 1000
         pending: Pending | Single
         if len(commands) == 1:

@@ -14,10 +14,12 @@ same: the journal is the truth, and the host recovers the shard from there.
 """
 
 import asyncio
+import logging
 from bisect import bisect_left
 from collections.abc import Callable
 from enum import Enum
 from functools import partial
+from math import inf
 from time import monotonic
 from typing import Final, NamedTuple
 
@@ -30,6 +32,7 @@ from actors.clock import Clock
 from actors.historian import Historian, Question
 from actors.inbox import Inbox, Portion, Waiter
 from actors.journal import Journal, JournalError
+from actors.log import Sparing
 from actors.marks import CorruptMarkError, Marks
 from actors.past import Moment
 from actors.pending import NOT_DONE, OUTCOME_UNKNOWN
@@ -42,6 +45,8 @@ from engine.messages import (
     Audit,
     Command,
     Detail,
+    Event,
+    Expired,
     GetStockAsOf,
     Head,
     ListMovements,
@@ -52,6 +57,7 @@ from engine.shard import Shard
 from engine.snapshot import CorruptSnapshotError
 
 _log = structlog.get_logger(__name__)
+_sparing: Final = Sparing(_log, limits.LOG_LINES_PER_SECOND)
 
 
 class Phase(Enum):
@@ -97,6 +103,8 @@ class Ownership(NamedTuple):
     keys_window_us: int
     audit_interval_us: int = 0
     """Between audits that nobody asks for; 0 = there are none."""
+    slow_seconds: float = inf
+    """An append that takes so long is logged."""
 
 
 class Tally:
@@ -165,6 +173,9 @@ class Owner:
         self.inbox = Inbox()
         self.in_flight: list[Portion] = []
         """What the open batch has taken."""
+        self._expired: list[str] = []
+        """Whose deadline the open batch found passed, if anybody wants to know."""
+        self._tells_expiry = logging.getLogger(__name__).isEnabledFor(logging.DEBUG)
         self._is_decided = True
         self._answers: list[Answer] = []
         """Of the open batch, so far."""
@@ -237,8 +248,10 @@ class Owner:
         """Answer those whose deadline has passed; wake up for what is overdue."""
         for portion in self.in_flight:
             if portion.waiter.deadline <= now:
+                self._tell_late(portion, OUTCOME_UNKNOWN)
                 portion.answer(OUTCOME_UNKNOWN)
         for portion in self.inbox.take_late(now):
+            self._tell_late(portion, NOT_DONE)
             portion.answer(NOT_DONE)
         if self.auditor is not None:
             self.auditor.tick(now)
@@ -249,6 +262,16 @@ class Owner:
                 self.poke()
             if now - self.proven_at > limits.PROVE_SECONDS:
                 self.poke(prove=True)
+
+    def _tell_late(self, portion: Portion, answer: Answer) -> None:
+        first = getattr(portion.commands[0], "reservation_id", None)
+        _sparing.warn(
+            "late",
+            shard=self.number,
+            commands=len(portion.commands),
+            reservation_id=first,
+            answer=answer.status.name.lower(),
+        )
 
     def stop(self) -> None:
         """Serve what is queued, then leave; commands that come later are another's."""
@@ -444,6 +467,7 @@ class Owner:
         now = self._loop.time()
         self.in_flight = []
         self._encoded = [encode_event(event) for event in self.shard.events]
+        self._expired = _expired(self.shard.events) if self._tells_expiry else []
         self._answers, self._is_decided = answers, False
         self.shard.events.clear()
         size = sum(map(len, self._encoded))
@@ -502,6 +526,9 @@ class Owner:
         if encoded:
             head = Head(self.number, *appender.next)  # a pass may follow in the same append
             await self._append(shard.state.now, encoded)
+            for name in self._expired:
+                if _sparing.may("expired"):
+                    _sparing.say("debug", "expired", {"shard": self.number, "reservation_id": name})
         else:
             await appender.prove()
             self._tally.barriers += 1
@@ -534,6 +561,10 @@ class Owner:
         tally.appended_bytes += written
         tally.batched += len(events)
         tally.elapsed += elapsed
+        if elapsed >= self._ownership.slow_seconds:
+            _sparing.warn(
+                "slow_append", shard=self.number, seconds=round(elapsed, 3), events=len(events)
+            )
         tally.seconds[bisect_left(Tally.SECONDS, elapsed)] += 1
         tally.batch[bisect_left(Tally.BATCH, len(events))] += 1
 
@@ -596,3 +627,8 @@ class Owner:
     def position(self) -> Position | None:
         """Of the last acknowledged record of our own."""
         return self.appender.position if self.appender is not None else None
+
+
+def _expired(events: list[Event]) -> list[str]:
+    """The reservations that these events end for want of time."""
+    return [event.reservation_id for event in events if isinstance(event, Expired)]

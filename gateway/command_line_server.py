@@ -192,6 +192,7 @@ def up(
     shape: Shape = Shape(),  # frozen
     memory: Memory = Memory(),  # frozen
     log_level: LogLevel = DEFAULTS.log_level,
+    slow_ms: int = DEFAULTS.slow_ms,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
     """Serve on this machine, in the foreground, until interrupted.
@@ -204,13 +205,18 @@ def up(
     ----------
     log_level
         Of the files in the data directory's `logs`.
+    slow_ms
+        Milliseconds after which a request, or an append to the journal, is logged as slow; 0 =
+        never.
     json
         Say as JSON where it serves.
     """
     from gateway.up import UpError
     from gateway.up import up as serve
 
-    settings = settings_of(**vars(doors), **vars(shape), **memory.settings(), log_level=log_level)
+    settings = settings_of(
+        **vars(doors), **vars(shape), **memory.settings(), log_level=log_level, slow_ms=slow_ms
+    )
     try:
         uvloop.run(serve(settings, lambda engine: _say_ready(engine, json)))
     except UpError as error:

@@ -24,6 +24,7 @@ from actors.data_directory import DataDirectory
 from actors.keys import Authenticator
 from actors.log import set_up_logs
 from engine.messages import GetStatistics, Statistics
+from gateway.diary import Diary
 from gateway.forwarder import Forwarder
 from gateway.gateway_member import GatewayMember
 from gateway.homes import RANDOM_BYTES, mint
@@ -85,6 +86,7 @@ class GatewayProcess:
             self._host_statistics,
             names={*LOOPBACK_NAMES, settings.bind} if keyless else None,
             servers_down=self._servers_down,
+            diary=Diary(settings.slow_seconds),
         )
 
     def _servers_down(self) -> list[int]:
