@@ -173,6 +173,7 @@ class Owner:
         self.inbox = Inbox()
         self.in_flight: list[Portion] = []
         """What the open batch has taken."""
+        self._ticked_at = 0.0
         self._expired: list[str] = []
         """Whose deadline the open batch found passed, if anybody wants to know."""
         self._tells_expiry = logging.getLogger(__name__).isEnabledFor(logging.DEBUG)
@@ -248,11 +249,13 @@ class Owner:
         """Answer those whose deadline has passed; wake up for what is overdue."""
         for portion in self.in_flight:
             if portion.waiter.deadline <= now:
-                self._tell_late(portion, OUTCOME_UNKNOWN)
+                if portion.waiter.deadline > self._ticked_at:
+                    self._tell_late(portion, OUTCOME_UNKNOWN)
                 portion.answer(OUTCOME_UNKNOWN)
         for portion in self.inbox.take_late(now):
             self._tell_late(portion, NOT_DONE)
             portion.answer(NOT_DONE)
+        self._ticked_at = now
         if self.auditor is not None:
             self.auditor.tick(now)
         if self.snapshotter is not None:

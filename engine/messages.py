@@ -958,9 +958,9 @@ class Trace(Message):
     and what its caller calls it: for logs. Nothing rests on it."""
 
     index: Annotated[int, Meta(ge=0, lt=limits.COMMANDS_PER_FRAME_MAX)]
-    trace_id: Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
-    span_id: Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
-    request_id: Annotated[str, Meta(pattern="^[A-Za-z0-9._:-]{0,128}$")] = ""
+    trace_id: Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
+    span_id: Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z")]
+    request_id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:-]{0,128}\Z")] = ""
 
 
 class Request(Message):

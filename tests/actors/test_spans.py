@@ -90,6 +90,7 @@ async def test_a_host_tells_of_what_is_traced(trial: Trial) -> None:
         Trace(0, TRACE, SPAN + "0"),
         Trace(-1, TRACE, SPAN),
         Trace(0, TRACE, SPAN, "a b"),
+        Trace(0, TRACE + "\n", SPAN),
         Trace(0, TRACE, SPAN, "x" * 129),
     ],
 )
