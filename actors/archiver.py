@@ -7,8 +7,8 @@ does the same for a snapshot whose chunks are about to be deleted, if it is wort
 
 Whatever keeps it from that, a full disk or damage on either side, is told in one log line, counted
 and raised as NotArchivedError: the shard goes on, nothing is trimmed, and whoever asked tries it
-again. One shard of a host at a time, so that what is held in memory does not grow with their
-number.
+again. One shard of a host and a journal's server at a time, so that what is held in memory does not
+grow with the number of shards, and a server that is down holds up no other's.
 """
 
 import asyncio
@@ -23,6 +23,7 @@ from actors.journal import Entry, Journal
 from actors.patience import patiently
 from engine import limits
 from engine.codec import START, CorruptRecordError, Position
+from engine.placement import server_of
 from engine.shard import Shard
 from engine.snapshot import CorruptSnapshotError, SnapshotReader, chunk_name
 
@@ -52,11 +53,12 @@ _EXPECTED: Final = (
 class Archiver:
     """The way into the archive of one host."""
 
-    def __init__(self, archive: AnyArchive, snapshot_bytes: int) -> None:
-        """`snapshot_bytes`: so much journal lies between two snapshots that are kept, at least."""
+    def __init__(self, archive: AnyArchive, snapshot_bytes: int, servers: int = 1) -> None:
+        """`snapshot_bytes`: so much journal lies between two snapshots that are kept, at least;
+        `servers`: on which the journal is."""
         self.archive = archive
         self._snapshot_bytes = snapshot_bytes
-        self._turn = asyncio.Lock()
+        self._turns = [asyncio.Lock() for _ in range(servers)]
         self._newest: dict[int, Position] = {}
         """Of each shard the newest record that was counted."""
         self.errors = 0
@@ -65,11 +67,14 @@ class Archiver:
         """Of the records in those segments."""
         self.snapshots = 0
 
+    def _turn(self, shard: int) -> asyncio.Lock:
+        return self._turns[server_of(shard, len(self._turns))]
+
     # --- records ---
 
     async def keep_records(self, journal: Journal, shard: int, through: Position) -> None:
         """Archive the journal up to `through`, inclusive. Raises NotArchivedError."""
-        async with self._turn:
+        async with self._turn(shard):
             try:
                 await self._keep_records(journal, shard, through)
             except _EXPECTED as error:
@@ -101,7 +106,7 @@ class Archiver:
         One that is not whole, or does not prove itself, is told of and left: it is about to be
         deleted, and the next one will do.
         """
-        async with self._turn:
+        async with self._turn(shard):
             try:
                 if await asyncio.to_thread(self._is_due, shard, cut):
                     self.snapshots += await copy_snapshot(self.archive, journal, shard, cut)

@@ -12,8 +12,8 @@
 An audit is made every so often by itself, and when somebody asks (`Audit`). It must not disturb who
 is served: work comes in slices of a third of a millisecond, and after each comes a pause nine times
 as long (as long as the slice, if somebody waits for the audit): a tenth of one core. One shard of a
-host is audited at a time, because an audit holds the state of its shard twice more. Journal errors
-are waited out; the end of the ownership ends the audit.
+host and of a journal's server is audited at a time, because an audit holds the state of its shard
+twice more. Journal errors are waited out; the end of the ownership ends the audit.
 
 What is found is an alarm: a log entry, a metric, a line of `onhand status`. The shard goes on,
 whatever it is. Damage in what is stored does not touch what is in memory, which every
@@ -39,6 +39,7 @@ from engine import limits
 from engine.audit import auditing
 from engine.comparison import balancing, comparing
 from engine.messages import Answer, AuditView, Status
+from engine.placement import server_of
 from engine.shard import Shard
 from engine.slices import Slices
 
@@ -51,13 +52,18 @@ _log = structlog.get_logger(__name__)
 class Turns:
     """What the auditors of one host share: whose turn it is, and what they have done."""
 
-    def __init__(self) -> None:
-        self.lock = asyncio.Lock()
+    def __init__(self, servers: int = 1) -> None:
+        """`servers`: on which the journal is; one that is down holds up its own shards' audits."""
+        self._locks = [asyncio.Lock() for _ in range(servers)]
         self.waiting = 0
         """How many wait for an audit that was asked for."""
         self.clean = 0
         self.drifted = 0
         self.incomplete = 0
+
+    def of(self, shard: int) -> asyncio.Lock:
+        """Whose turn it is among the shards that are on the same server as this one."""
+        return self._locks[server_of(shard, len(self._locks))]
 
 
 class Last(NamedTuple):
@@ -205,7 +211,7 @@ class Auditor:
         return None if copy is None else await self._sum_up(copy, pace.spend)
 
     async def _fully(self) -> AuditView | None:
-        async with self._turns.lock:
+        async with self._turns.of(self._shard.number):
             began = self._loop.time()
             self._due_at = began + self._interval
             pace = _Pace(self._turns)

@@ -536,7 +536,10 @@ def _request_id_of(payload: bytes) -> int:
 
 
 def _with(request: Request, commands: list[Command]) -> Request:
-    return Request(request.request_id, request.deadline_ms, commands)
+    """It, with all of its commands narrowed, or some of them left out; then nobody knows whose the
+    traces are."""
+    traces = request.traces if len(commands) == len(request.commands) else None
+    return Request(request.request_id, request.deadline_ms, commands, traces)
 
 
 def _refusals(request_id: int, outcomes: list[Command | Status]) -> Response:

@@ -6,6 +6,7 @@ had. Whoever holds Settings may rely on them: an object that breaks a rule below
 """
 
 import ipaddress
+from math import inf
 from pathlib import Path
 from typing import Final, Literal, get_args
 
@@ -39,8 +40,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     needs API keys."""
     port: int = PORT_DEFAULT
     binary_port: int = BINARY_PORT_DEFAULT
-    redis: str | None = None
-    """URL of the server that keeps the journal; None = one of our own, in the data directory."""
+    redis: tuple[str, ...] = ()
+    """URLs of the servers that keep the journal, in their order, which is for ever; none = one of
+    our own, in the data directory."""
     address: str | None = None
     """Of a Ray cluster that runs already; None = Ray on this machine only."""
     hosts: int = 2
@@ -69,6 +71,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     require_keys: bool = False
     """Also on loopback and unix sockets."""
     log_level: LogLevel = "info"
+    slow_ms: int = 1_000
+    """Requests and appends that take so long are logged; 0 = none is for that."""
 
     # What `gateway.up` fills in, and nobody else.
     run_dir: str = ""
@@ -95,14 +99,31 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise SettingsError(f"--port and --binary-port are both {self.port}")
         if not self.finished_window_us <= self.keys_window_us <= self.returns_window_us:
             raise SettingsError("windows must grow in this order: finished, keys, returns")
-        if self.redis is not None and not self.redis.startswith(("redis://", "rediss://", "unix:")):
-            raise SettingsError(f"--redis is {self.redis!r}; redis://host:port/0 is expected")
-        if self.address is not None and self.redis is None:
+        self._check_servers()
+        if self.address is not None and not self.redis:
             raise SettingsError("--address needs --redis, which every machine must reach")
         try:
             ipaddress.ip_address(self.bind)
         except ValueError:
             raise SettingsError(f"--bind is {self.bind!r}; an IP address is expected") from None
+
+    def _check_servers(self) -> None:
+        for url in self.redis:
+            if not url.startswith(("redis://", "rediss://", "unix:")):
+                raise SettingsError(f"--redis is {url!r}; redis://host:port/0 is expected")
+        if len(set(self.redis)) < len(self.redis):
+            raise SettingsError("--redis names the same server twice")
+        if len(self.redis) > self.shards:
+            raise SettingsError(f"--redis names {len(self.redis)} servers for {self.shards} shards")
+
+    @property
+    def slow_seconds(self) -> float:
+        return self.slow_ms / 1_000 or inf
+
+    @property
+    def servers(self) -> int:
+        """On how many servers the journal is."""
+        return max(1, len(self.redis))
 
     @property
     def data_path(self) -> Path:
@@ -148,4 +169,5 @@ _RANGES: Final = (
     ("archive_days", 0, 36_500),
     ("archive_snapshot_bytes", 1 << 10, 1 << 44),
     ("audit_interval_us", 0, 365 * _DAY_US),
+    ("slow_ms", 0, 3_600_000),
 )

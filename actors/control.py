@@ -89,6 +89,8 @@ class Beat(Message, tag=2):
     alarms: dict[int, str] = field(default_factory=dict)
     near: list[int] = field(default_factory=list)
     """Shards of others that this host could take over in a moment."""
+    servers: dict[int, str] = field(default_factory=dict)
+    """Servers of the journal that cannot be asked now, and why."""
 
 
 class Left(Message, tag=3):
@@ -159,6 +161,15 @@ class MemberView(Message):
     shards: list[int]
 
 
+class ServerView(Message):
+    """A server that the journal is on: it has every shard whose remainder is its number."""
+
+    number: int
+    address: str
+    troubles: dict[str, str]
+    """Hosts that cannot ask it, and why; empty = it is up."""
+
+
 class Map(Message, tag=2):
     """Who serves which shard; a shard without a route is served by nobody at the moment."""
 
@@ -169,6 +180,8 @@ class Map(Message, tag=2):
     failures: dict[int, str]
     alarms: dict[int, str] = field(default_factory=dict)
     """Shards that are served although an audit has found something, and what."""
+    servers: list[ServerView] = field(default_factory=list)
+    """Those that the journal is on."""
 
     def owners(self) -> dict[int, tuple[int, str]]:
         """shard → (epoch, its owner's address), of those that are served."""

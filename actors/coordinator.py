@@ -49,11 +49,14 @@ from actors.control import (
     Release,
     Restart,
     Route,
+    ServerView,
     ShardHead,
     Stop,
 )
 from actors.moves import Moves
+from actors.redis_wire import Target
 from engine.messages import Message
+from engine.placement import server_of
 from engine.wire import encode_frame
 
 TICK_SECONDS: Final = 0.1
@@ -103,6 +106,7 @@ class Member:
         "left",
         "near",
         "sent",
+        "servers",
         "version",
     )
 
@@ -113,6 +117,8 @@ class Member:
         self.alive = True
         self.alarms: dict[int, str] = {}
         """What audits have found in its shards."""
+        self.servers: dict[int, str] = {}
+        """Servers of the journal that it cannot ask, and why."""
         self.down_since: float | None = None
         """Since when it is frozen or gone, and not yet killed for it."""
         self.left = False
@@ -133,6 +139,8 @@ class Coordinator:
         self._settings = settings
         self._launcher = launcher
         self._patience = patience or Patience()
+        self._addresses = [str(Target.parse(url)) for url in settings.redis]
+        """Of the servers that the journal is on."""
         self._server = ControlServer(settings.control_token, self)
         self._assignment = Assignment(settings.shards)
         self._members: dict[str, Member] = {}
@@ -186,10 +194,13 @@ class Coordinator:
         return True
 
     def is_ready(self) -> bool:
-        """Every shard is owned or has failed, and every gateway knows who owns what."""
+        """Every shard is owned, has failed or waits for a server of the journal that is down, and
+        every gateway knows who owns what."""
         gateways = [each for each in self._members.values() if each.join.kind is Kind.GATEWAY]
         return (
-            self._assignment.count(Phase.OWNED) + self._assignment.count(Phase.FAILED)
+            self._assignment.count(Phase.OWNED)
+            + self._assignment.count(Phase.FAILED)
+            + len(self.waiting())
             == self._settings.shards
             and len(gateways) >= self._settings.gateways
             and all(each.alive and each.version == self._version for each in gateways)
@@ -211,6 +222,16 @@ class Coordinator:
         """shard → why it is not served."""
         return self._assignment.failures()
 
+    def waiting(self) -> list[int]:
+        """Shards that a host cannot claim as long as a server of the journal is down."""
+        found = []
+        for shard, slot in enumerate(self._assignment.slots):
+            host = self._members.get(slot.host)
+            server = server_of(shard, self._settings.servers)
+            if slot.phase is Phase.ASSIGNED and host is not None and server in host.servers:
+                found.append(shard)
+        return found
+
     def map(self) -> Map:
         """Who serves what, and who is there, now."""
         routes = [
@@ -220,7 +241,21 @@ class Coordinator:
         views = [self._view(each) for each in self._members.values()]
         alive = [each for each in self._members.values() if each.alive]
         alarms = {shard: text for each in alive for shard, text in each.alarms.items()}
-        return Map(self._version, self._settings.shards, routes, views, self.failures(), alarms)
+        servers = [
+            ServerView(number, address, self._troubles(number))
+            for number, address in enumerate(self._addresses)
+        ]
+        return Map(
+            self._version, self._settings.shards, routes, views, self.failures(), alarms, servers
+        )
+
+    def _troubles(self, server: int) -> dict[str, str]:
+        """Which hosts cannot ask that server of the journal, and why."""
+        return {
+            name: each.servers[server]
+            for name, each in self._members.items()
+            if each.alive and server in each.servers
+        }
 
     async def stop(self) -> None:
         """Gateways drain, then hosts flush; returns when all have left, or time is up."""
@@ -450,6 +485,10 @@ class Coordinator:
         if beat.alarms != member.alarms:
             _log.error("alarm", name=name, shards=beat.alarms)
             member.alarms = beat.alarms
+            changed = True
+        if beat.servers.keys() != member.servers.keys():
+            _log.warning("journal_servers", name=name, down=beat.servers)
+            member.servers = beat.servers
             changed = True
         if changed:
             self._remap()

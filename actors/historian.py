@@ -12,7 +12,8 @@ be stamped so early. (A successor whose clock is behind could, by as much as it 
 position that comes with every answer is exact.)
 
 A question may replay a lot. So a host answers one at a time, in slices between which everybody
-else on its loop has a turn, and has few of them waiting. A list of movements is not lost at its
+else on its loop has a turn, and has few of them waiting: of each server that the journal is on, so
+that one which is down keeps nobody waiting for the others. A list of movements is not lost at its
 deadline: it ends a little earlier, with what was found and the place from where to go on.
 """
 
@@ -45,6 +46,7 @@ from engine.messages import (
     Status,
     StockAsOf,
 )
+from engine.placement import server_of
 from engine.snapshot import CorruptSnapshotError
 from engine.state import InvariantError
 
@@ -96,18 +98,21 @@ class _Asked(NamedTuple):
 class Historian:
     """The questions that one host is asked."""
 
-    def __init__(self, shards: int, archive: AnyArchive | None = None) -> None:
+    def __init__(self, shards: int, archive: AnyArchive | None = None, servers: int = 1) -> None:
         self._shards = shards
         self._archive = archive
         self._asked: dict[asyncio.Task[_Answered], _Asked] = {}
-        self._turn = asyncio.Lock()
+        self._turns = [asyncio.Lock() for _ in range(servers)]
         self.answered = self.refused = self.damaged = 0
         self.replayed = 0
         """Records."""
 
     def ask(self, subject: Subject, waiter: Waiter, index: int, question: Question) -> None:
         """Put one question; it is answered through `waiter`, at its deadline at the latest."""
-        if len(self._asked) >= limits.HISTORY_QUEUE_MAX:
+        turn = self._turn_of(subject)
+        if sum(self._turn_of(each.subject) is turn for each in self._asked.values()) >= (
+            limits.HISTORY_QUEUE_MAX
+        ):
             self.refused += 1
             waiter.answer(index, Answer(Status.OVERLOADED))
             return
@@ -115,6 +120,9 @@ class Historian:
         task = asyncio.get_running_loop().create_task(self._attend(subject, question, deadline))
         self._asked[task] = _Asked(subject, waiter, index)
         task.add_done_callback(self._done)
+
+    def _turn_of(self, subject: Subject) -> asyncio.Lock:
+        return self._turns[server_of(subject.number, len(self._turns))]
 
     def leave(self, subject: Subject) -> None:
         """The owner has ended: whoever asked about its shard may ask the next one."""
@@ -132,7 +140,7 @@ class Historian:
         self, subject: Subject, question: Question, deadline: float | None
     ) -> _Answered:
         try:
-            async with asyncio.timeout_at(deadline), self._turn:
+            async with asyncio.timeout_at(deadline), self._turn_of(subject):
                 return await self._answer(subject, question, deadline)
         except TimeoutError:
             return NOT_DONE, None

@@ -35,6 +35,7 @@ from actors.ownership import Ownership
 from actors.pending import NOT_DONE, Gathered, Pending, Single
 from actors.recovery import Recovery
 from actors.snapshotter import Snapshotter
+from actors.spans import traced
 from actors.statistics import measure
 from actors.tally import Tally
 from engine import limits
@@ -74,7 +75,7 @@ from engine.messages import (
     Status,
     Transfer,
 )
-from engine.placement import home_of, shard_of
+from engine.placement import home_of, server_of, shard_of
 from engine.scope import Scope
 
 _NEW_WORK: Final[frozenset[type[Command]]] = frozenset(
@@ -103,8 +104,26 @@ _log = structlog.get_logger(__name__)
 class HostJournal(Journal, Protocol):
     """What a host needs of a journal, beside what its owners need."""
 
+    @property
+    def trouble(self) -> JournalError | None:
+        """Why the server cannot be asked now; None = it can."""
+
     async def memory(self) -> Memory:
         """How full the server is."""
+
+
+class Server:
+    """One of the servers that the journal is on, as this host meets it."""
+
+    def __init__(self, journal: HostJournal) -> None:
+        self.journal = journal
+        """The first of the connections to it, over which its memory is asked for."""
+        self.fill = 0.0
+        """How full it is, 0 to 1."""
+        self.refused = _NOTHING
+        """Commands that it is too full for."""
+        self.tally = Tally()
+        """Of the owners of its shards."""
 
 
 class HostStatus(NamedTuple):
@@ -124,6 +143,8 @@ class HostStatus(NamedTuple):
     """shard → the first thing that its newest audit has found"""
     near: list[int]
     """Shards of other hosts that could be taken over in a moment"""
+    servers: dict[int, str]
+    """server of the journal → why it cannot be asked now"""
 
 
 class Host:
@@ -142,7 +163,8 @@ class Host:
         clock_from: Callable[[int], Clock] = Clock,
         archive: AnyArchive | None = None,
     ) -> None:
-        """`journals`: connections to the same server, each shard always uses the same one;
+        """`journals`: connections to the journal's servers, to each of them in turn, so that a
+        shard, which always uses the same one, finds its server behind it;
         `on_change` is called when `status` has changed, `on_empty` when every shard was lost;
         `clock_from` makes the clock of a shard, which never goes back behind a stamp; `archive`
         gets what is trimmed, None = nobody does."""
@@ -157,8 +179,11 @@ class Host:
             settings.returns_window_us,
             settings.keys_window_us,
             settings.audit_interval_us,
+            settings.slow_seconds,
         )
+        assert len(journals) % settings.servers == 0, "as many to each server"
         self._journals = journals
+        self.servers = [Server(journals[number]) for number in range(settings.servers)]
         self._marks = marks
         self._random_bytes = random_bytes
         self._on_change = on_change
@@ -171,29 +196,29 @@ class Host:
         self._again: dict[int, list[Floor]] = {}
         """Shards that were assigned anew while they were being released."""
         self._stopping = False
-        self._refused = _NOTHING
-        """Commands that the journal's server is too full for."""
-        self._fill = 0.0
+        self._is_short = False
+        """Whether any server is too full for some commands."""
         self._ticker: asyncio.TimerHandle | None = None
         self._keepers: list[asyncio.Task[None]] = []
         self._loop = asyncio.get_running_loop()
-        self.tally = Tally()
         self.board = MapBoard(settings.control_token, settings.shards)
         self.archiver = (
-            None if archive is None else Archiver(archive, settings.archive_snapshot_bytes)
+            None
+            if archive is None
+            else Archiver(archive, settings.archive_snapshot_bytes, settings.servers)
         )
         self._followers = Followers(
             lambda shard: self._ownership.recovery(shard, self._journal_of(shard)), on_change
         )
-        self.turns = Turns()
-        self.historian = Historian(settings.shards, archive)
+        self.turns = Turns(settings.servers)
+        self.historian = Historian(settings.shards, archive, settings.servers)
 
     # --- shards come and go ---
 
     def start(self) -> None:
-        """Begin to look after deadlines, marks and the server's memory."""
+        """Begin to look after deadlines, marks and the servers' memory."""
         self._ticker = self._loop.call_later(limits.TICK_SECONDS, self._tick)
-        for chore in (self._keep_marks(), self._watch_memory()):
+        for chore in (self._keep_marks(), *map(self._watch_memory, self.servers)):
             self._keepers.append(self._loop.create_task(chore))
 
     def assign(self, shard: int, floor: Floor | None) -> None:
@@ -226,7 +251,7 @@ class Host:
             self._journal_of(shard),
             self._marks,
             self._clock_from,
-            self.tally,
+            self._server_of(shard).tally,
             self._random_bytes(16),
             self._changed,
             recovery,
@@ -239,6 +264,9 @@ class Host:
 
     def _journal_of(self, shard: int) -> HostJournal:
         return self._journals[shard % len(self._journals)]
+
+    def _server_of(self, shard: int) -> Server:
+        return self.servers[server_of(shard, len(self.servers))]
 
     def _run(self, work: Coroutine[None, None, None]) -> None:
         task = self._loop.create_task(work)
@@ -303,6 +331,11 @@ class Host:
                 if each.auditor is not None and each.auditor.alarm
             },
             self._followers.near(),
+            {
+                number: str(each.journal.trouble)
+                for number, each in enumerate(self.servers)
+                if each.journal.trouble is not None
+            },
         )
 
     async def stop(self) -> None:
@@ -329,6 +362,8 @@ class Host:
     def submit(self, request: Request, scope: Scope, reply: Callable[[Response], None]) -> None:
         """Put every command of the request to its shard; see `actors.binary_server.Handler`."""
         commands = request.commands
+        if request.traces is not None:
+            reply = traced(request, reply)
         deadline = self._loop.time() + request.deadline_ms / 1000
         pending: Pending | Single
         if len(commands) == 1:
@@ -355,9 +390,6 @@ class Host:
 
     def _owner_of(self, command: Command, pending: Pending | Single, index: int) -> Owner | None:
         """Who decides the command; None if it is answered, or taken care of otherwise."""
-        if self._refused and type(command) in self._refused:
-            pending.answer(index, Answer(Status.MEMORY_FULL))
-            return None
         if type(command) is Reserve:
             lines = command.lines
             if len(lines) == 1:
@@ -370,7 +402,9 @@ class Host:
                 return None
             shard = found
         owner = self._owners.get(shard)
-        if owner is None:
+        if self._is_short and type(command) in self._server_of(shard).refused:
+            pending.answer(index, Answer(Status.MEMORY_FULL))
+        elif owner is None:
             pending.answer(index, self._moved(shard))
         elif owner.phase in CLOSED:
             pending.answer(index, self._gone(owner))
@@ -443,6 +477,8 @@ class Host:
         knowing = [each for each in owners if each.shard.knows(command.reservation_id, None)]
         if len(knowing) > 1:
             pending.answer(index, Answer(Status.AMBIGUOUS_RESERVATION))
+        elif knowing and type(command) in self._server_of(knowing[0].number).refused:
+            pending.answer(index, Answer(Status.MEMORY_FULL))
         elif knowing:
             self._queue(knowing[0], Portion(pending, index, [command]))
         elif len(owners) == self._shards:
@@ -473,13 +509,14 @@ class Host:
                     self._mark(owner)
             await self._write_marks()
 
-    async def _watch_memory(self) -> None:
+    async def _watch_memory(self, server: Server) -> None:
+        """One for each: whoever waits for a server that is down keeps nobody from the others."""
         while True:
-            is_filling = self._fill >= limits.MEMORY_FILLING
+            is_filling = server.fill >= limits.MEMORY_FILLING
             await asyncio.sleep(
                 limits.MEMORY_FILLING_SECONDS if is_filling else limits.MEMORY_SECONDS
             )
-            await self._look_at_memory()
+            await self._look_at_memory(server)
 
     async def _write_marks(self) -> None:
         try:
@@ -487,46 +524,45 @@ class Host:
         except (OSError, CorruptMarkError) as error:
             _log.error("marks_not_written", error=str(error))
 
-    async def _look_at_memory(self) -> None:
+    async def _look_at_memory(self, server: Server) -> None:
         try:
-            memory = await self._journals[0].memory()
+            memory = await server.journal.memory()
         except (BusyError, LostError):
             return  # the appends find out by themselves
         except JournalError as error:
             _log.error("memory_not_told", error=str(error))
             return
-        self._fill = memory.used / memory.limit if memory.limit else 0.0
-        self._refuse(_too_much_for(self._fill))
-        if self._fill >= limits.MEMORY_SNAPSHOT:
-            for owner in self._owners.values():
+        server.fill = memory.used / memory.limit if memory.limit else 0.0
+        self._refuse(server, _too_much_for(server.fill))
+        if server.fill >= limits.MEMORY_SNAPSHOT:
+            for owner in self._owners_on(server):
                 snapshotter = owner.snapshotter
                 if snapshotter is not None and owner.phase is Phase.SERVING:
-                    self._free(owner, snapshotter)
+                    self._free(owner, snapshotter, server)
 
-    def _refuse(self, kinds: frozenset[type[Command]]) -> None:
+    def _owners_on(self, server: Server) -> list[Owner]:
+        return [each for each in self._owners.values() if self._server_of(each.number) is server]
+
+    def _refuse(self, server: Server, kinds: frozenset[type[Command]]) -> None:
         """Refuse these from now on; what waits of them already may be more than the server has
         room for."""
-        refused, self._refused = self._refused, kinds
+        refused, server.refused = server.refused, kinds
+        self._is_short = any(each.refused for each in self.servers)
         if kinds <= refused:
             return
-        for owner in self._owners.values():
+        for owner in self._owners_on(server):
             for waiter, index in owner.inbox.take_kinds(kinds):
                 waiter.answer(index, Answer(Status.MEMORY_FULL))
 
-    def _free(self, owner: Owner, snapshotter: Snapshotter) -> None:
-        if snapshotter.want(bool(self._refused)):
+    def _free(self, owner: Owner, snapshotter: Snapshotter, server: Server) -> None:
+        if snapshotter.want(bool(server.refused)):
             owner.poke(prove=True)
-        if self._refused is _WRITES:
+        if server.refused is _WRITES:
             snapshotter.relieve()
 
     @property
     def owners(self) -> list[Owner]:
         return list(self._owners.values())
-
-    @property
-    def fill(self) -> float:
-        """How full the journal's server is, 0 to 1."""
-        return self._fill
 
 
 def _too_much_for(fill: float) -> frozenset[type[Command]]:

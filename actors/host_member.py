@@ -3,7 +3,8 @@
     coordinator ──Assign, Release──► claims and leaves shards
     coordinator ──Follow──►          keeps up with shards of others
     coordinator ──Map──►             who owns what, for clients that come straight here
-    coordinator ◄──Beat──            which it owns, is recovering, refuses, and how far they reach
+    coordinator ◄──Beat──            which it owns, is recovering, refuses, and how far they reach;
+                                     which of the journal's servers it cannot ask
     coordinator ──Leave──►           all that it had is another's: the process ends
     coordinator ──Stop──►            serves what is queued, writes its marks, says Left
 
@@ -82,6 +83,7 @@ class HostMember:
             ],
             alarms=status.alarms,
             near=status.near,
+            servers=status.servers,
         )
 
     def _receive(self, message: FromCoordinator) -> None:

@@ -1,6 +1,6 @@
 """The process around a host: its journal, its server, its word to the coordinator, and its end.
 
-    journal opens ─► server listens ─► joined, beating ─► assigned, serving …
+    journals open ─► server listens ─► joined, beating ─► assigned, serving …
       … told to stop:                 everything flushed and marked, then Left; waits to be ended
       … superseded, or nobody is left: ends at once, and Ray starts it again, empty
 
@@ -26,12 +26,13 @@ from actors.data_directory import DataDirectory
 from actors.host import Host
 from actors.host_member import HostMember
 from actors.journal import CONNECTIONS_PER_HOST, RedisJournal
+from actors.journal_servers import seats_of
 from actors.keys import Authenticator
 from actors.log import set_up_logs
 from actors.marks import Marks
 
-JOURNAL_SECONDS: Final = 60.0
-"""For the journal's server to answer; after that Ray starts the process again."""
+JOURNAL_SECONDS: Final = 3.0
+"""For the journal's servers to answer; after that the host joins without those that do not."""
 
 _FAR_AWAY: Final = {4: TcpAddress("192.0.2.1", 9), 6: TcpAddress("2001:db8::1", 9)}
 """Addresses of documentation (RFC 5737, RFC 3849), to ask by which of its own one would go."""
@@ -52,11 +53,8 @@ class HostProcess:
         settings = self._settings
         directory = DataDirectory(settings.data_path)
         set_up_logs(directory.logs / f"{self._name}.log", settings.log_level)
-        assert settings.redis is not None, "resolved"
-        journals = [
-            RedisJournal(settings.redis, fsync=settings.fsync) for _ in range(CONNECTIONS_PER_HOST)
-        ]
-        await asyncio.gather(*(journal.open(JOURNAL_SECONDS) for journal in journals))
+        journals = _journals(settings)
+        await asyncio.gather(*(each.open(JOURNAL_SECONDS, demand=False) for each in journals))
         member = HostMember(_end)
         host = Host(
             self._name,
@@ -82,6 +80,17 @@ class HostProcess:
             server.close,
         )
         _log.warning("the coordinator is gone")
+
+
+def _journals(settings: Settings) -> list[RedisJournal]:
+    """Connections to the journal's servers, to each of them in turn; see `Host`."""
+    assert settings.redis, "resolved"
+    seats = seats_of(settings.cluster_id, settings.servers, settings.shards)
+    return [
+        RedisJournal(url, fsync=settings.fsync, seat=seat)
+        for _ in range(CONNECTIONS_PER_HOST)
+        for url, seat in zip(settings.redis, seats, strict=True)
+    ]
 
 
 def _end(reason: str) -> NoReturn:

@@ -1,21 +1,31 @@
-"""What an installation is for ever: its id, and into how many shards it is divided.
+"""What an installation is for ever: its id, its shards, and on how many servers its journal is.
 
-Both stand in the journal's genesis, and beside it in the data directory, so that a different
-`--shards` is refused before anything is claimed: a shard that is not there yet would otherwise be
-begun, and every SKU would be looked for in the wrong place.
+Id and shards stand in the journal's genesis, all of it on each of the servers (`actors.seat`), and
+beside the journal in the data directory, so that a different `--shards`, or servers that are
+missing, swapped or another installation's, are refused before anything is claimed: a shard that is
+not found would otherwise be begun, and every SKU would be looked for in the wrong place.
+
+    nothing anywhere ──► each server is told who it is ──► installation.json ──► hosts may claim
 
 If the data directory is new and the journal is not (it was moved, or restored elsewhere), the
-journal is taken at its word: its shards are those that have a stream.
+servers are taken at their word; a single one that is older than that word is known by its streams.
+A start that was interrupted before the file was written is taken up, because nothing has been
+claimed. Afterwards a server that does not answer stops its own shards and nothing else, but one
+that answers and does not know who it is stops the engine from coming up at all.
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
 from msgspec import Struct
 
-from actors.journal import Journal
+from actors.archiver import Readable
+from actors.journal import Entry, JournalError
+from actors.journal_servers import Seated, Servers, seats_of
+from actors.seat import Seat, SeatError
 from engine import limits
 from engine.codec import START, CorruptRecordError, decode_record
 from engine.messages import Genesis
@@ -30,6 +40,11 @@ class InstallationError(Exception):
 class Installation(Struct, frozen=True):
     cluster_id: str
     shards: int
+    servers: int = 1
+
+    def seats(self) -> list[Seat]:
+        """What each of its servers ought to say of itself."""
+        return seats_of(self.cluster_id, self.servers, self.shards)
 
 
 def read_installation(directory: Path) -> Installation | None:
@@ -44,25 +59,103 @@ def read_installation(directory: Path) -> Installation | None:
 
 
 async def find_installation(
-    directory: Path, journal: Journal, shards: int, fresh_id: str
+    directory: Path, servers: Sequence[Seated | JournalError], shards: int, fresh_id: str
 ) -> Installation:
     """What this installation is; made now, with `fresh_id`, if there is none yet.
 
-    Raises InstallationError if it has another number of shards, and what the journal raises.
+    `servers`: in their order; or why one cannot be asked, which a new installation cannot do
+    without. Raises InstallationError if it is another than the settings say, and what the journal
+    raises.
     """
     found = read_installation(directory)
-    if found is None:
-        found = await _in_journal(journal, shards) or Installation(fresh_id, shards)
-        write_installation(directory, found)
+    if found is not None:
+        _check(found, directory, shards, len(servers))
+    there = {number: each for number, each in enumerate(servers) if not isinstance(each, Exception)}
+    for each in servers:
+        if isinstance(each, JournalError) and (found is None or not there):
+            raise each
+    said = {number: await each.said() for number, each in there.items()}
+    if found is not None:
+        await _settle(there, said, found, await _may_be_told(there, found))
+        return found
+    found = await _unwritten(list(there.values()), said, shards, fresh_id)
+    if found.servers > 1 and None in said.values():
+        await _check_empty(Servers(list(there.values())), shards)
+    await _settle(there, said, found, bool(found.cluster_id))
+    write_installation(directory, found)
+    return found
+
+
+def _check(found: Installation, directory: Path, shards: int, servers: int) -> None:
     if found.shards != shards:
         raise InstallationError(
             f"--shards is {shards}, but the data in {directory} is in {found.shards} shards,"
             " which cannot change"
         )
-    return found
+    if found.servers != servers:
+        raise InstallationError(
+            f"the journal of {directory} is on {found.servers} servers, but --redis names"
+            f" {servers}; `onhand backup` and `onhand restore` spread it over others"
+        )
 
 
-async def _in_journal(journal: Journal, shards: int) -> Installation | None:
+async def _unwritten(
+    servers: list[Seated], said: dict[int, bytes | None], shards: int, fresh_id: str
+) -> Installation:
+    """What an installation is that we have no file for."""
+    for number, words in said.items():
+        if words is not None:
+            cluster_id = _understood(servers[number], words).cluster_id
+            return Installation(cluster_id, shards, len(servers))
+    if len(servers) == 1:
+        return await _in_journal(servers[0], shards) or Installation(fresh_id, shards)
+    return Installation(fresh_id, shards, len(servers))
+
+
+def _understood(server: Seated, words: bytes) -> Seat:
+    try:
+        return Seat.decode(words)
+    except SeatError as error:
+        raise InstallationError(f"{server.address}: {error}") from error
+
+
+async def _may_be_told(there: dict[int, Seated], found: Installation) -> bool:
+    """Whether a server without a word is known to be ours by what else it has."""
+    if found.servers > 1 or 0 not in there:
+        return False
+    first = await there[0].read(0, START, 1)
+    return bool(first) and _cluster_id(first[0]) == found.cluster_id
+
+
+async def _settle(
+    there: dict[int, Seated],
+    said: dict[int, bytes | None],
+    installation: Installation,
+    may_be_told: bool,
+) -> None:
+    """Each server that is there is the one it was named as; or is told now that it is."""
+    for number, server in there.items():
+        seat, words = installation.seats()[number], said[number]
+        if words is None and may_be_told:
+            await server.tell(seat)
+            words = await server.said()
+        try:
+            seat.check(words)
+        except SeatError as error:
+            raise InstallationError(f"{server.address}: {error}") from error
+
+
+async def _check_empty(servers: Servers[Seated], shards: int) -> None:
+    """Nobody has ever claimed anything here."""
+    for shard in range(shards):
+        if await servers.read(shard, START, 1):
+            raise InstallationError(
+                f"{servers.of(shard).address}: there is a journal of shard {shard} already, but not"
+                f" all of the {len(servers.journals)} servers know which they are"
+            )
+
+
+async def _in_journal(journal: Readable, shards: int) -> Installation | None:
     """What a journal says that we have no file for; None if it is empty."""
     first = await journal.read(0, START, 1)
     last = await journal.read(shards - 1, START, 1)
@@ -73,12 +166,16 @@ async def _in_journal(journal: Journal, shards: int) -> Installation | None:
         )
     if not first:
         return None
+    return Installation(_cluster_id(first[0]), shards)
+
+
+def _cluster_id(first: Entry) -> str:
+    """As the genesis of shard 0 has it; empty if that is not there any more."""
     try:
-        events = decode_record(first[0].record, 0, first[0].position).events
+        events = decode_record(first.record, 0, first.position).events
     except CorruptRecordError:
-        events = []  # the shard will say so itself
-    genesis = next((event for event in events if isinstance(event, Genesis)), None)
-    return Installation(genesis.cluster_id if genesis else "", shards)
+        return ""  # the shard will say so itself
+    return next((event.cluster_id for event in events if isinstance(event, Genesis)), "")
 
 
 def write_installation(directory: Path, installation: Installation) -> None:

@@ -17,7 +17,8 @@ What came of an append is one of five:
     LostError        perhaps appended: read the last entry before sending the same record again
 
 `RedisJournal` reconnects by itself but resends nothing. It serves only while the server has the
-settings that the promises rest on (`wrong_settings`), which it checks on every connection. A new
+settings that the promises rest on (`wrong_settings`), and is the one of several that it was taken
+for (`actors.seat`), both of which are checked on every connection. A new
 `run_id` means that another process serves now, which may have gone back in time: an append that
 was asked for under one run_id is never sent under another, it fails with BusyError. After that the
 owner has to look before it appends on.
@@ -38,15 +39,16 @@ import structlog
 from actors import redis_wire
 from actors.config import Fsync
 from actors.redis_wire import Connection, ConnectionLostError, ReplyError, Target, pack
+from actors.seat import KEY, Seat, SeatError
 from engine import limits
 from engine.codec import START, Position
 
 TIMEOUT_DEFAULT: Final = 2.0
 CONNECTIONS_PER_HOST: Final = 4
-"""How many journals a host should open, each shard always using the same one of them. A server
-takes 16 KiB from each connection per turn of its loop, and syncs once per turn: with fsync `always`
-and 16 shards, records of 20 KB go in at 2,200/s over one connection and at 6,300/s over four; small
-ones lose a tenth to a quarter."""
+"""How many journals a host should open to each server, each shard always using the same one of
+them. A server takes 16 KiB from each connection per turn of its loop, and syncs once per turn: with
+fsync `always` and 16 shards, records of 20 KB go in at 2,200/s over one connection and at 6,300/s
+over four; small ones lose a tenth to a quarter."""
 _BACKOFF_FIRST: Final = 0.05
 _BACKOFF_MAX: Final = 1.0
 _STABLE_SECONDS: Final = 1.0
@@ -82,6 +84,10 @@ class FullError(BusyError):
 
 class ServerSettingsError(BusyError):
     """The server's settings do not keep what the journal promises; nothing is sent to it."""
+
+
+class WrongServerError(ServerSettingsError):
+    """The server is not the one of the journal's that it was taken for."""
 
 
 class LostError(JournalError):
@@ -191,7 +197,7 @@ class RedisJournal:
 
     `fsync` is what the server's `appendfsync` must be. Every operation ends within `timeout`
     seconds of silence: BusyError if it could not be sent, LostError if it was. `jitter` draws from
-    [0, 1) and spreads the reconnects of many hosts.
+    [0, 1) and spreads the reconnects of many hosts. `seat`: which server it must be; None = any.
     """
 
     def __init__(
@@ -201,11 +207,13 @@ class RedisJournal:
         fsync: Fsync = "always",
         timeout: float = TIMEOUT_DEFAULT,
         jitter: Callable[[], float] = random,
+        seat: Seat | None = None,
     ) -> None:
         self._target = Target.parse(url)
         self._fsync = fsync
         self._timeout = timeout
         self._jitter = jitter
+        self._seat = seat
         self._connection: Connection | None = None
         self._changed = asyncio.Event()
         """Set when the connection comes or goes; replaced by whoever sets it."""
@@ -218,10 +226,16 @@ class RedisJournal:
         self.connections = 0
         """How many connections have served so far."""
 
-    async def open(self, timeout: float = 10.0) -> None:
+    @property
+    def address(self) -> str:
+        """Where the server is, without what opens it."""
+        return str(self._target)
+
+    async def open(self, timeout: float = 10.0, *, demand: bool = True) -> None:
         """Connect, for up to `timeout` seconds, and from then on stay connected until `close`.
 
-        Raises ServerSettingsError at once, and any other JournalError when the time is up.
+        Raises ServerSettingsError at once, and any other JournalError when the time is up; without
+        `demand` it goes on trying instead, and whoever asks for something is told to wait.
         """
         assert self._keeper is None, "opened twice"
         loop = asyncio.get_running_loop()
@@ -232,6 +246,8 @@ class RedisJournal:
             if self.trouble is not None and (
                 isinstance(self.trouble, ServerSettingsError) or loop.time() > deadline
             ):
+                if not demand:
+                    break
                 raise self.trouble
             await asyncio.sleep(self._backoff(attempts))
         self._keeper = loop.create_task(self._keep(), name="journal connection")
@@ -295,6 +311,20 @@ class RedisJournal:
         """See Journal."""
         chunk: bytes | None = await self._ask(pack(b"GET", chunk_key(shard, name).encode()))
         return chunk
+
+    async def said(self) -> bytes | None:
+        """What the server says of itself, if it was told; see `actors.seat`."""
+        try:
+            said: bytes | None = await self._ask(pack(b"GET", KEY))
+        except (BusyError, LostError):
+            raise
+        except JournalError as error:  # a user of the server's who may not see this key
+            raise JournalError(f"{self._target}: GET {KEY.decode()}: {error}") from error
+        return said
+
+    async def tell(self, seat: Seat) -> None:
+        """Let the server say this of itself from now on, unless it says something already."""
+        await self._ask(pack(b"SET", KEY, seat.encode(), b"NX"))
 
     async def memory(self) -> Memory:
         """How full the server is: snapshots and trimming start long before it refuses."""
@@ -417,7 +447,19 @@ class RedisJournal:
         found = dict(zip(words[::2], words[1::2], strict=True))
         if wrong := wrong_settings(found, information, self._fsync):
             raise ServerSettingsError(f"{target} is not set up as a journal: {'; '.join(wrong)}")
+        if self._seat is not None:
+            await self._check_seat(connection, self._seat)
         return information["run_id"]
+
+    async def _check_seat(self, connection: Connection, seat: Seat) -> None:
+        """Raises WrongServerError if another server answers here than the one that is meant."""
+        said = await connection.send(pack(b"GET", KEY))
+        if isinstance(said, ReplyError):
+            raise JournalError(f"GET {KEY.decode()}: {said}")
+        try:
+            seat.check(said)
+        except SeatError as error:
+            raise WrongServerError(f"{self._target}: {error}") from error
 
     def _on_lost(self, reason: str) -> None:
         if self._connection is None or self._connection.lost is None:

@@ -7,11 +7,12 @@ on stderr as well, for whoever watches it, or keeps what it says.
 
 import logging
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -19,6 +20,44 @@ from actors.config import LogLevel
 
 FILE_BYTES_MAX: Final = 16 << 20
 FILES_KEPT: Final = 3
+
+
+class Sparing:
+    """Lines that callers can cause, and cannot flood with: of each event so many per second; how
+    many were left out is told with the next. Events are words of this code, so there are few."""
+
+    def __init__(
+        self, logger: Any, per_second: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._logger = logger
+        self._per_second = per_second
+        self._clock = clock
+        self._begun: dict[str, float] = {}
+        self._said: dict[str, int] = {}
+        self._left_out: dict[str, int] = {}
+
+    def may(self, event: str) -> bool:
+        """Whether there is room for one more line of that event; if not, it is counted."""
+        now = self._clock()
+        if now - self._begun.get(event, -1.0) >= 1.0:
+            self._begun[event], self._said[event] = now, 0
+        if self._said[event] < self._per_second:
+            self._said[event] += 1
+            return True
+        self._left_out[event] = self._left_out.get(event, 0) + 1
+        return False
+
+    def say(self, level: LogLevel, event: str, fields: Mapping[str, object]) -> None:
+        """A line for which `may` has found room."""
+        left_out = self._left_out.pop(event, 0)
+        more = {"left_out": left_out} if left_out else {}
+        getattr(self._logger, level)(event, **fields, **more)
+
+    def warn(self, event: str, **fields: object) -> None:
+        """A warning, if there is room for it."""
+        if self.may(event):
+            self.say("warning", event, fields)
+
 
 _SHARED: Final[list[structlog.typing.Processor]] = [
     structlog.stdlib.add_logger_name,

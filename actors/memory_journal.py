@@ -25,12 +25,14 @@ from actors.journal import (
     BusyError,
     Entry,
     FullError,
+    JournalError,
     LostError,
     MissingError,
     RefusedError,
     check_append,
     chunk_key,
 )
+from actors.seat import Seat
 from engine import limits
 from engine.codec import START, Position
 
@@ -53,6 +55,8 @@ class MemoryStore:
         self._streams: dict[int, _Stream] = {}
         self._chunks: dict[str, bytes] = {}
         self._starts = 1
+        self.said: bytes | None = None
+        """See `actors.seat`."""
         self.busy: str | None = None
         self.limit: int | None = None
 
@@ -137,6 +141,8 @@ class MemoryJournal:
         self.lose_requests = 0
         self.waiting = 0
         """Operations that wait for `thaw`."""
+        self.trouble: JournalError | None = None
+        self.address = "memory"
 
     @property
     def run_id(self) -> str:
@@ -193,6 +199,16 @@ class MemoryJournal:
         key = chunk_key(shard, name)
         await self._turn()
         return self._store.load(key)
+
+    async def said(self) -> bytes | None:
+        """What the store says of itself."""
+        await self._turn()
+        return self._store.said
+
+    async def tell(self, seat: Seat) -> None:
+        """Let it say this, unless it says something already."""
+        await self._turn()
+        self._store.said = self._store.said or seat.encode()
 
     async def _turn(self) -> None:
         """Like a real server, answer no earlier than in the next turn of the loop."""

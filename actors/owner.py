@@ -14,6 +14,7 @@ same: the journal is the truth, and the host recovers the shard from there.
 """
 
 import asyncio
+import logging
 from bisect import bisect_left
 from collections.abc import Callable
 from enum import Enum
@@ -31,6 +32,7 @@ from actors.clock import Clock
 from actors.historian import Historian, Question
 from actors.inbox import Inbox, Portion, Waiter
 from actors.journal import Journal, JournalError
+from actors.log import Sparing
 from actors.marks import CorruptMarkError, Marks
 from actors.ownership import Ownership
 from actors.past import Moment
@@ -45,6 +47,8 @@ from engine.messages import (
     Audit,
     Command,
     Detail,
+    Event,
+    Expired,
     GetStockAsOf,
     HandedOff,
     Head,
@@ -54,6 +58,7 @@ from engine.messages import (
 )
 
 _log = structlog.get_logger(__name__)
+_sparing: Final = Sparing(_log, limits.LOG_LINES_PER_SECOND)
 
 
 class Phase(Enum):
@@ -116,6 +121,10 @@ class Owner:
         self.inbox = Inbox()
         self.in_flight: list[Portion] = []
         """What the open batch has taken."""
+        self._ticked_at = 0.0
+        self._expired: list[str] = []
+        """Whose deadline the open batch found passed, if anybody wants to know."""
+        self._tells_expiry = logging.getLogger(__name__).isEnabledFor(logging.DEBUG)
         self._is_decided = True
         self._answers: list[Answer] = []
         """Of the open batch, so far."""
@@ -189,9 +198,13 @@ class Owner:
         """Answer those whose deadline has passed; wake up for what is overdue."""
         for portion in self.in_flight:
             if portion.waiter.deadline <= now:
+                if portion.waiter.deadline > self._ticked_at:
+                    self._tell_late(portion, OUTCOME_UNKNOWN)
                 portion.answer(OUTCOME_UNKNOWN)
         for portion in self.inbox.take_late(now):
+            self._tell_late(portion, NOT_DONE)
             portion.answer(NOT_DONE)
+        self._ticked_at = now
         if self.auditor is not None:
             self.auditor.tick(now)
         if self.snapshotter is not None:
@@ -201,6 +214,16 @@ class Owner:
                 self.poke()
             if now - self.proven_at > limits.PROVE_SECONDS:
                 self.poke(prove=True)
+
+    def _tell_late(self, portion: Portion, answer: Answer) -> None:
+        first = getattr(portion.commands[0], "reservation_id", None)
+        _sparing.warn(
+            "late",
+            shard=self.number,
+            commands=len(portion.commands),
+            reservation_id=first,
+            answer=answer.status.name.lower(),
+        )
 
     def stop(self, heir: str = "") -> None:
         """Serve what is queued, then leave; commands that come later are another's: those of the
@@ -378,6 +401,7 @@ class Owner:
         now = self._loop.time()
         self.in_flight = []
         self._encoded = [encode_event(event) for event in self.shard.events]
+        self._expired = _expired(self.shard.events) if self._tells_expiry else []
         self._answers, self._is_decided = answers, False
         self.shard.events.clear()
         size = sum(map(len, self._encoded))
@@ -436,6 +460,9 @@ class Owner:
         if encoded:
             head = Head(self.number, *appender.next)  # a pass may follow in the same append
             await self._append(shard.state.now, encoded)
+            for name in self._expired:
+                if _sparing.may("expired"):
+                    _sparing.say("debug", "expired", {"shard": self.number, "reservation_id": name})
         else:
             await appender.prove()
             self._tally.barriers += 1
@@ -468,6 +495,10 @@ class Owner:
         tally.appended_bytes += written
         tally.batched += len(events)
         tally.elapsed += elapsed
+        if elapsed >= self._ownership.slow_seconds:
+            _sparing.warn(
+                "slow_append", shard=self.number, seconds=round(elapsed, 3), events=len(events)
+            )
         tally.seconds[bisect_left(Tally.SECONDS, elapsed)] += 1
         tally.batch[bisect_left(Tally.BATCH, len(events))] += 1
 
@@ -540,3 +571,8 @@ class Owner:
     def position(self) -> Position | None:
         """Of the last acknowledged record of our own."""
         return self.appender.position if self.appender is not None else None
+
+
+def _expired(events: list[Event]) -> list[str]:
+    """The reservations that these events end for want of time."""
+    return [event.reservation_id for event in events if isinstance(event, Expired)]

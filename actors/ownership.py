@@ -1,5 +1,6 @@
 """What an owner is told of the installation and its host, and what follows from it."""
 
+from math import inf
 from typing import NamedTuple
 
 from actors.journal import Journal
@@ -21,6 +22,8 @@ class Ownership(NamedTuple):
     keys_window_us: int
     audit_interval_us: int = 0
     """Between audits that nobody asks for; 0 = there are none."""
+    slow_seconds: float = inf
+    """An append that takes so long is logged."""
 
     def make_shard(self, number: int) -> Shard:
         """The shard before its first record."""

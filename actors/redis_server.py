@@ -65,6 +65,7 @@ _USER: Final = (
     " +client|setname"
     " (~onhand:*:journal +xadd +xrange +xrevrange +xtrim +xinfo)"
     " (~onhand:*:chunk:* +get +set +unlink)"
+    " (~onhand:server +get +set)"
 )
 """What a journal may do; the same rules suit the user of a server that is not embedded."""
 

@@ -10,14 +10,19 @@ The data directory is built under a temporary name, the embedded server's files 
 own name last: one that is there is whole. A server that is named by URL cannot be written to that
 way: if a restoration into it ends early, what is in there has to be flushed by hand, and until then
 it is refused as not empty. Its data directory does not come to be, either.
+
+This is also how an installation comes to be spread over more servers, or fewer: records do not say
+where they are, so the shards go to whichever servers are named, and each is told who it is now.
 """
 
 import asyncio
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
+
+from msgspec.structs import replace
 
 from actors.archive import Archive, Segment
 from actors.backup import (
@@ -34,8 +39,10 @@ from actors.data_directory import DataDirectory
 from actors.fresh_directory import UnfitTargetError, fresh_directory, to_end
 from actors.installation import Installation, write_installation
 from actors.journal import Entry, FullError, Journal, JournalError, RedisJournal
+from actors.journal_servers import Servers
 from actors.marks import Marks
 from actors.redis_server import RedisServerError
+from actors.seat import SeatError
 from actors.standing_journal import UnreachableJournalError, connected, embedded
 from engine import limits
 from engine.codec import START
@@ -47,12 +54,12 @@ _WINDOW_BYTES: Final = 4 << 20
 
 
 async def restore(
-    backup: Path, target: Path, *, redis: str | None, memory_bytes: int, progress: Progress
+    backup: Path, target: Path, *, redis: Sequence[str], memory_bytes: int, progress: Progress
 ) -> Manifest:
     """Make of `backup` an installation with the data directory `target`. Raises BackupError.
 
-    `redis`: URL of an empty server that is to keep its journal; None = the embedded one, which may
-    use `memory_bytes`.
+    `redis`: URLs of the empty servers that are to keep its journal, as many as one likes; none =
+    the embedded one, which may use `memory_bytes`.
     """
     progress("verifying", 0, 0)
     manifest = await asyncio.to_thread(verify, backup)
@@ -60,8 +67,8 @@ async def restore(
         with fresh_directory(target) as fresh:
             restoration = _Restoration(backup, manifest, DataDirectory(fresh.path), progress)
             async with AsyncExitStack() as stack:
-                journal = await _journal(fresh.path, redis, memory_bytes, stack)
-                await restoration.journals(journal)
+                servers = await _servers(fresh.path, redis, memory_bytes, stack)
+                await restoration.journals(servers)
             await to_end(restoration.files)
             await restoration.marks()
             await to_end(fresh.publish)
@@ -72,18 +79,18 @@ async def restore(
     return manifest
 
 
-async def _journal(
-    fresh: Path, redis: str | None, memory_bytes: int, stack: AsyncExitStack
-) -> RedisJournal:
-    if redis is None:
+async def _servers(
+    fresh: Path, redis: Sequence[str], memory_bytes: int, stack: AsyncExitStack
+) -> Servers[RedisJournal]:
+    if not redis:
         server = embedded(DataDirectory(fresh).redis, "always", memory_bytes)
-        redis = (await stack.enter_async_context(server)).url
-    return await stack.enter_async_context(connected(redis))
+        redis = [(await stack.enter_async_context(server)).url]
+    return Servers([await stack.enter_async_context(connected(url)) for url in redis])
 
 
-def _reason(error: Exception, redis: str | None) -> str:
+def _reason(error: Exception, redis: Sequence[str]) -> str:
     if isinstance(error, FullError):
-        where = "--maxmemory" if redis is None else "the server's maxmemory"
+        where = "the server's maxmemory" if redis else "--maxmemory"
         return f"the backup does not fit into {where}: {error}"
     return f"cannot restore: {error}"
 
@@ -99,16 +106,33 @@ class _Restoration:
         self._directory = directory
         self._progress = progress
         self._archive = Archive(backup / JOURNAL, None)
+        self._installation = Installation(manifest.cluster_id, len(manifest.shards))
 
-    async def journals(self, journal: Journal) -> None:
-        """All shards; the first one last, without which nothing takes the others for whole."""
+    async def journals(self, servers: Servers[RedisJournal]) -> None:
+        """All shards, the first one last; then each server is told who it is, without which
+        nothing takes what is there for whole."""
+        await self._check_empty(servers)
         shards = self._manifest.shards
-        for shard in range(min(len(shards) + 1, limits.SHARDS_MAX)):
-            if await journal.read(shard, START, 1):
-                raise BackupError(f"the server is not empty: it has a journal of shard {shard}")
         for done, entry in enumerate(reversed(shards)):
             self._progress("shards", done, len(shards))
-            await self._shard(journal, entry)
+            await self._shard(servers.of(entry.shard), entry)
+        self._installation = replace(self._installation, servers=len(servers.journals))
+        seats = self._installation.seats() if self._installation.cluster_id else ()
+        for journal, seat in zip(servers.journals, seats, strict=False):
+            await journal.tell(seat)
+            try:
+                seat.check(await journal.said())
+            except SeatError as error:
+                raise BackupError(f"{journal.address}: {error}") from error
+
+    async def _check_empty(self, servers: Servers[RedisJournal]) -> None:
+        """None of them has a journal, of whatever number of shards or servers; or a word."""
+        for journal in servers.journals:
+            if await journal.said() is not None:
+                raise BackupError(f"{journal.address} is not empty: it is another's already")
+            for shard in range(min(len(self._manifest.shards) + 1, limits.SHARDS_MAX)):
+                if await journal.read(shard, START, 1):
+                    raise BackupError(f"the server is not empty: it has a journal of shard {shard}")
 
     async def _shard(self, journal: Journal, entry: ShardEntry) -> None:
         for kept in self._archive.snapshots(entry.shard):
@@ -146,8 +170,7 @@ class _Restoration:
         if (self._backup / KEYS).exists():
             shutil.copyfile(self._backup / KEYS, self._directory.keys)
             self._directory.keys.chmod(0o600)
-        found = Installation(self._manifest.cluster_id, len(self._manifest.shards))
-        write_installation(self._directory.path, found)
+        write_installation(self._directory.path, self._installation)
 
     async def marks(self) -> None:
         """The journal must never be found to end before what was restored."""

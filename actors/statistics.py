@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 from actors.owner import Owner, Phase
 from actors.tally import Tally
 from engine.messages import STATE_NAMES, Histogram, Sample, State, Status
+from engine.placement import server_of
 
 if TYPE_CHECKING:
     from actors.host import Host
@@ -15,23 +16,9 @@ _STATUSES: Final = {int(status): status.name.lower() for status in Status}
 
 def measure(host: "Host") -> list[Sample]:
     """The samples of one host at this moment."""
-    tally = host.tally
     return [
-        *_outcomes(tally),
-        Sample("onhand_journal_appends_total", [], tally.appends),
-        Sample("onhand_journal_appended_bytes_total", [], tally.appended_bytes),
-        Sample("onhand_journal_barriers_total", [], tally.barriers),
-        Sample(
-            "onhand_journal_append_seconds",
-            [],
-            Histogram(list(Tally.SECONDS), list(tally.seconds), tally.elapsed),
-        ),
-        Sample(
-            "onhand_batch_events",
-            [],
-            Histogram([float(n) for n in Tally.BATCH], list(tally.batch), float(tally.batched)),
-        ),
-        Sample("onhand_journal_memory_ratio", [], host.fill),
+        *_outcomes([server.tally for server in host.servers]),
+        *_journal(host),
         *_archive(host),
         *_history(host),
         *_shards(host),
@@ -39,17 +26,50 @@ def measure(host: "Host") -> list[Sample]:
     ]
 
 
-def _outcomes(tally: Tally) -> list[Sample]:
-    return [
+def _outcomes(tallies: list[Tally]) -> list[Sample]:
+    """Of all servers together: which one a command's shard is on is not the command's business."""
+    sums: dict[tuple[str, int], int] = {}
+    batch, batched = [0] * (len(Tally.BATCH) + 1), 0
+    for tally in tallies:
+        for command, counts in tally.outcomes.items():
+            for status, count in enumerate(counts):
+                key = command.__name__.lower(), status
+                sums[key] = sums.get(key, 0) + count
+        batch = [one + other for one, other in zip(batch, tally.batch, strict=True)]
+        batched += tally.batched
+    found = [
         Sample(
-            "onhand_commands_total",
-            [("command", command.__name__.lower()), ("outcome", _STATUSES[status])],
-            count,
+            "onhand_commands_total", [("command", command), ("outcome", _STATUSES[status])], count
         )
-        for command, counts in tally.outcomes.items()
-        for status, count in enumerate(counts)
+        for (command, status), count in sums.items()
         if count
     ]
+    bounds = [float(n) for n in Tally.BATCH]
+    return [*found, Sample("onhand_batch_events", [], Histogram(bounds, batch, float(batched)))]
+
+
+def _journal(host: "Host") -> list[Sample]:
+    """Of each server that the journal is on, by its number."""
+    found = []
+    for number, server in enumerate(host.servers):
+        labels, tally = [("server", str(number))], server.tally
+        seconds = Histogram(list(Tally.SECONDS), list(tally.seconds), tally.elapsed)
+        on_it = [
+            each.appender
+            for each in host.owners
+            if each.appender is not None and server_of(each.number, len(host.servers)) == number
+        ]
+        found += [
+            Sample("onhand_journal_up", labels, float(server.journal.trouble is None)),
+            Sample("onhand_journal_memory_ratio", labels, server.fill),
+            Sample("onhand_journal_appends_total", labels, tally.appends),
+            Sample("onhand_journal_appended_bytes_total", labels, tally.appended_bytes),
+            Sample("onhand_journal_barriers_total", labels, tally.barriers),
+            Sample("onhand_journal_append_seconds", labels, seconds),
+            Sample("onhand_journal_retries_total", labels, sum(each.retried for each in on_it)),
+            Sample("onhand_journal_resent_total", labels, sum(each.resent for each in on_it)),
+        ]
+    return found
 
 
 def _archive(host: "Host") -> list[Sample]:
@@ -82,12 +102,9 @@ def _in_flight(owner: Owner) -> int:
 def _shards(host: "Host") -> list[Sample]:
     owners = host.owners
     serving = [each for each in owners if each.phase is Phase.SERVING]
-    appenders = [each.appender for each in owners if each.appender is not None]
     samples = [
         Sample("onhand_queued_commands", [], sum(len(each.inbox) for each in owners)),
         Sample("onhand_in_flight_commands", [], sum(map(_in_flight, owners))),
-        Sample("onhand_journal_retries_total", [], sum(each.retried for each in appenders)),
-        Sample("onhand_journal_resent_total", [], sum(each.resent for each in appenders)),
         Sample("onhand_skus", [], sum(each.shard.state.skus.size for each in serving)),
         Sample("onhand_shortfalls", [], sum(len(each.shard.state.shortfalls) for each in serving)),
         Sample("onhand_remembered", [], sum(each.shard.state.remembered for each in serving)),

@@ -79,6 +79,9 @@ FLIGHTS_PER_SHARD_MAX: Final = 2
 """Frames of one gateway that one shard has at once; what comes meanwhile makes the next."""
 FLIGHT_BYTES_MAX: Final = 256 << 10
 """A gateway's frame ends here, because answers are longer than commands."""
+LOG_LINES_PER_SECOND: Final = 20
+"""Of one event in one process, where callers can cause it."""
+SPANS_PER_SECOND: Final = 500
 RING_BYTES_MAX: Final = 8 << 20
 """Recently acknowledged batches that a shard keeps to resend if Redis goes back in time."""
 MAP_WAITERS_MAX: Final = CONNECTIONS_MAX

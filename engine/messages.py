@@ -983,11 +983,23 @@ class Hello(Message):
     """How many shards the installation has."""
 
 
+class Trace(Message):
+    """Of which trace command number `index` of a request is a part, the span that it was sent in,
+    and what its caller calls it: for logs. Nothing rests on it."""
+
+    index: Annotated[int, Meta(ge=0, lt=limits.COMMANDS_PER_FRAME_MAX)]
+    trace_id: Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
+    span_id: Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z")]
+    request_id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:-]{0,128}\Z")] = ""
+
+
 class Request(Message):
     request_id: Annotated[int, Meta(ge=0, le=limits.COUNTER_MAX)]
     deadline_ms: Annotated[int, Meta(ge=1, le=limits.DEADLINE_MS_MAX)]
     """How long the caller will wait, from the moment of receipt."""
     commands: Annotated[list[Command], Meta(min_length=1, max_length=limits.COMMANDS_PER_FRAME_MAX)]
+    traces: Annotated[list[Trace], Meta(max_length=limits.COMMANDS_PER_FRAME_MAX)] | None = None
+    """Of those commands that are traced; None = of none."""
 
 
 class Head(Message):

@@ -2,6 +2,8 @@
 
 A SKU belongs to shard `crc32(sku) mod N`; N and the hash are journaled at genesis and never
 change. A reservation's home is the shard of the smallest SKU, by bytes, in the request as sent.
+Where the journal is on n servers, shard k is on server `k mod n`; n is as fixed as N is, but it
+belongs to the place, not to the journal: a backup may be restored to another number of servers.
 """
 
 from collections.abc import Iterable
@@ -19,3 +21,8 @@ def shard_of(sku: str, shards: int) -> int:
 def home_of(skus: Iterable[str], shards: int) -> int:
     """The home of a reservation whose request names `skus` (at least one)."""
     return shard_of(min(skus, key=str.encode), shards)
+
+
+def server_of(shard: int, servers: int) -> int:
+    """Which of `servers` servers, from 0 on, has the journal of `shard`."""
+    return shard % servers

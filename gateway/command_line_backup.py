@@ -12,7 +12,7 @@ from actors.config import DATA_DIR_DEFAULT, MAXMEMORY_BYTES_DEFAULT
 from actors.data_directory import DataDirectory
 from actors.log import only_warnings
 from gateway.command_line_engine import FailedError, say_json
-from gateway.command_line_server import memory_bytes, run_to_end
+from gateway.command_line_server import Redis, memory_bytes, run_to_end
 
 if TYPE_CHECKING:
     from actors.backup import Manifest
@@ -41,7 +41,7 @@ def backup(
     data_dir: Annotated[Path, Parameter(help="Where the engine keeps everything.")] = Path(
         DATA_DIR_DEFAULT
     ),
-    redis: str | None = None,
+    redis: Redis = (),
     archive: bool = True,
     json: Json = False,
 ) -> int:
@@ -57,7 +57,7 @@ def backup(
     to
         The directory to make; it must not be there yet.
     redis
-        URL of the server that keeps the journal, if it is not the engine's own.
+        URL of the server that keeps the journal, if it is not the engine's own; once for each.
     archive
         Take the archive of what was trimmed off the journal, too.
     """
@@ -91,7 +91,7 @@ def restore(
     /,
     *,
     data_dir: Path,
-    redis: str | None = None,
+    redis: Redis = (),
     maxmemory: str = f"{MAXMEMORY_BYTES_DEFAULT >> 20}mb",
     json: Json = False,
 ) -> int:
@@ -108,7 +108,8 @@ def restore(
     data_dir
         The new data directory: not there yet, or empty.
     redis
-        URL of an empty server that is to keep the journal; if not given, one of our own.
+        URL of an empty server that is to keep the journal; given several times, its shards are
+        spread over all of them. If not given, a server of our own.
     maxmemory
         Of the server of our own.
     """

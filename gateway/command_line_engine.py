@@ -448,6 +448,10 @@ def _show_status(report: dict[str, Any]) -> None:
         made.add_row(*_process(gateway), "", f"{gateway['http']} {gateway['binary']}")
     show(made)
     print(f"{report['served']} of {report['shards']} shards are served")
+    for server in report["servers"]:
+        for host, reason in server["troubles"].items():
+            where = "server {server} of the journal, {address}".format(**server)
+            print(f"{where}: {host} cannot ask it: {reason}", file=sys.stderr)
     for shard in report["failed"]:
         print("shard {shard} has failed: {reason}".format(**shard), file=sys.stderr)
     for shard in report["alarms"]:

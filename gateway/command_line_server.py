@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 DEFAULTS: Final = Settings()
 _Result = TypeVar("_Result")
+Redis = Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=False)]
+"""--redis URL, once for each server."""
 _UNITS: Final = {"kb": 1 << 10, "mb": 1 << 20, "gb": 1 << 30, "tb": 1 << 40}
 
 
@@ -135,7 +137,8 @@ class Memory:
     data_dir
         Where everything is kept.
     redis
-        URL of the server that keeps the journal; if not given, one of our own.
+        URL of the server that keeps the journal; given several times, the shards are spread over
+        all of them, in this order for ever. If not given, a server of our own.
     fsync
         When the journal is synced to disk: before every answer, or once a second.
     maxmemory
@@ -159,7 +162,7 @@ class Memory:
     """
 
     data_dir: Path = Path(DATA_DIR_DEFAULT)
-    redis: str | None = None
+    redis: Redis = ()
     fsync: Fsync = DEFAULTS.fsync
     maxmemory: str = f"{DEFAULTS.maxmemory_bytes >> 20}mb"
     remembered_max: int = DEFAULTS.remembered_max
@@ -192,6 +195,7 @@ def up(
     shape: Shape = Shape(),  # frozen
     memory: Memory = Memory(),  # frozen
     log_level: LogLevel = DEFAULTS.log_level,
+    slow_ms: int = DEFAULTS.slow_ms,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
     """Serve on this machine, in the foreground, until interrupted.
@@ -204,13 +208,18 @@ def up(
     ----------
     log_level
         Of the files in the data directory's `logs`.
+    slow_ms
+        Milliseconds after which a request, or an append to the journal, is logged as slow; 0 =
+        never.
     json
         Say as JSON where it serves.
     """
     from gateway.up import UpError
     from gateway.up import up as serve
 
-    settings = settings_of(**vars(doors), **vars(shape), **memory.settings(), log_level=log_level)
+    settings = settings_of(
+        **vars(doors), **vars(shape), **memory.settings(), log_level=log_level, slow_ms=slow_ms
+    )
     try:
         uvloop.run(serve(settings, lambda engine: _say_ready(engine, json)))
     except UpError as error:

@@ -28,13 +28,16 @@ class Forwarder:
     def submit(self, request: Request, scope: Scope, reply: Reply) -> None:
         commands = request.commands
         frame = _Frame(request.request_id, len(commands), reply)
+        traces = None if request.traces is None else {each.index: each for each in request.traces}
         for index, command in enumerate(commands):
             if isinstance(command, GetStatistics):
                 frame.put(index, Answer(Status.OK, self._statistics()))
             elif isinstance(command, GetMap):
                 self._board.ask(command, request.deadline_ms / 1_000, partial(frame.put, index))
             else:
-                self._router.forward(command, request.deadline_ms, partial(frame.put, index))
+                trace = None if traces is None else traces.get(index)
+                put = partial(frame.put, index)
+                self._router.forward(command, request.deadline_ms, put, trace)
 
 
 class _Frame:

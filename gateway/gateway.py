@@ -25,6 +25,7 @@ from actors.keys import Authenticator
 from actors.log import set_up_logs
 from actors.map_board import MapBoard
 from engine.messages import GetStatistics, Statistics
+from gateway.diary import Diary
 from gateway.forwarder import Forwarder
 from gateway.gateway_member import GatewayMember
 from gateway.homes import RANDOM_BYTES, mint
@@ -91,7 +92,12 @@ class GatewayProcess:
             lambda home: mint(home, time.time_ns() // 1_000_000, os.urandom(RANDOM_BYTES)),
             self._host_statistics,
             names={*LOOPBACK_NAMES, settings.bind} if keyless else None,
+            servers_down=self._servers_down,
+            diary=Diary(settings.slow_seconds),
         )
+
+    def _servers_down(self) -> list[int]:
+        return [each.number for each in self._member.map.servers if each.troubles]
 
     def _bind(self, port: int) -> str:
         return str(TcpAddress(self._settings.bind, port))

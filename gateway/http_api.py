@@ -15,9 +15,10 @@ from typing import Final, NamedTuple, Protocol
 
 from actors.binary_server import Authenticate
 from engine.codec import Position
-from engine.messages import Answer, Command, Statistics, Status
+from engine.messages import Answer, Command, Statistics, Status, Trace
 from engine.scope import OPERATOR, VERBS, Scope, narrow
 from gateway import problems
+from gateway.diary import Diary
 from gateway.http_input import (
     check_id,
     parse_bearer,
@@ -53,7 +54,13 @@ class Engine(Protocol):
 
     heads: dict[int, Position]
 
-    def forward(self, command: Command, deadline_ms: int, reply: Callable[[Answer], None]) -> None:
+    def forward(
+        self,
+        command: Command,
+        deadline_ms: int,
+        reply: Callable[[Answer], None],
+        trace: Trace | None = None,
+    ) -> None:
         """Never blocks; calls `reply` once, now or by the deadline. `command` is valid."""
 
     async def ask(self, command: Command, deadline_ms: int = ...) -> Answer:
@@ -84,13 +91,18 @@ class Api:
         host_statistics: HostStatistics,
         *,
         names: Collection[str] | None = LOOPBACK_NAMES,
+        servers_down: Callable[[], list[int]] = list,
+        diary: Diary | None = None,
     ) -> None:
-        """`names`: of this host, as the Host header may have them; None = any, for keys protect."""
+        """`names`: of this host, as the Host header may have them; None = any, for keys protect.
+        `servers_down`: which of the servers that the journal is on cannot be asked."""
         self.router = router
         self.shards = shards
         self.routes = routes
         self.mint = mint
         self.host_statistics = host_statistics
+        self.servers_down = servers_down
+        self.diary = diary or Diary()
         self.readiness = ReadinessProbe(self)
         self.counters = EdgeCounters(operation.name for operation in routes.operations)
         self._authenticate = authenticate

@@ -29,9 +29,10 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from actors.address import name_peer, tune
 from engine import limits
 from gateway import problems
+from gateway.correlation import Correlation, correlate, forget_doubles
 from gateway.http_calls import deadline_ms
 from gateway.http_exchange import Exchange, Headers
-from gateway.problems import RefusedError, Reply, refusal
+from gateway.problems import PROBLEM_MEDIA, RefusedError, Reply, refusal, signed
 
 if TYPE_CHECKING:
     from gateway.http_edge import HttpEdge
@@ -216,6 +217,7 @@ class Connection(asyncio.Protocol):
         except RefusedError as error:
             turn = Exchange(self.edge.api, self, keep_alive=keep_alive)
             turn.refused = refusal(error.kind, error.detail, error.headers)
+            turn.correlation = correlate(dict(self._headers))
             turn.expects = any(name == b"expect" for name, _ in self._headers)
             turn.is_head = method == "HEAD"
         self._receiving = turn
@@ -264,6 +266,7 @@ class Connection(asyncio.Protocol):
         headers = dict(self._headers)
         if len(headers) != len(self._headers):
             self._check_once()
+            forget_doubles(headers, [name for name, _ in self._headers])
         if self._headers_bytes + len(self._url) > limits.HEADERS_BYTES_MAX:
             raise RefusedError(problems.HEADERS_TOO_LARGE)
         if b"transfer-encoding" in headers or b"upgrade" in headers:
@@ -282,6 +285,7 @@ class Connection(asyncio.Protocol):
         exchange.operation, exchange.raw_subject = found
         exchange.raw_query = raw_query
         exchange.headers = headers
+        exchange.correlation = correlate(headers)
         exchange.is_head = method == "HEAD"
         exchange.expects = headers.get(b"expect", b"").lower() == b"100-continue"
         length = headers.get(b"content-length")
@@ -345,7 +349,7 @@ class Connection(asyncio.Protocol):
             "headers": self._headers,
             "client": None,
             "server": None,
-            "state": {"peer": self._peer},
+            "state": {"peer": self._peer, "correlation": correlate(headers)},
         }
         return RequestResponseCycle(
             scope=scope,
@@ -426,7 +430,9 @@ class Connection(asyncio.Protocol):
         api = self.edge.api
         try:
             command = exchange.command(self._peer)
-            api.router.forward(command, deadline_ms(command), exchange.answered)
+            exchange.reservation = getattr(command, "reservation_id", "")
+            trace = None if exchange.correlation is None else exchange.correlation.onward()
+            api.router.forward(command, deadline_ms(command), exchange.answered, trace)
         except RefusedError as error:
             self.finish(exchange, refusal(error.kind, error.detail, error.headers))
         except Exception:  # a bug must cost its own request, not leave the connection stuck
@@ -449,9 +455,14 @@ class Connection(asyncio.Protocol):
         now = monotonic()
         counters = self.edge.api.counters
         counters.in_flight -= 1
+        told = exchange.correlation or Correlation()
+        name = "none"
         if exchange.operation is not None:
-            operation = counters.operations[exchange.operation.name]
-            operation.observe(reply.status, now - exchange.since)
+            name = exchange.operation.name
+            counters.operations[name].observe(reply.status, now - exchange.since)
+        self.edge.api.diary.note(name, told, reply, now - exchange.since, exchange.reservation)
+        if reply.media is PROBLEM_MEDIA:
+            reply = signed(reply, told.request_id, told.trace_id)
         if self.transport.is_closing():
             return
         queue = self._queue
@@ -459,7 +470,7 @@ class Connection(asyncio.Protocol):
         stays = exchange.keep_alive and exchange.complete and not (self._draining and not queue)
         payload = reply.payload
         head = self.edge.heads.of(reply, keep_alive=stays)
-        length = b"%d\r\n\r\n" % len(payload)
+        length = b"%d\r\nx-request-id: %b\r\n\r\n" % (len(payload), told.request_id.encode())
         self.transport.write(head + length + (b"" if exchange.is_head else payload))
         if stays:
             self._go_on(now)

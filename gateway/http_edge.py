@@ -25,6 +25,7 @@ from starlette.routing import BaseRoute, Route
 from actors.address import BACKLOG, UnixAddress, address_of, bind, parse_address
 from engine import limits
 from gateway import problems
+from gateway.correlation import Correlation
 from gateway.http_api import Api
 from gateway.http_connection import Connection
 from gateway.http_exchange import AnswerHeads
@@ -150,7 +151,7 @@ def build_app(api: Api, routes: Sequence[BaseRoute] = ()) -> Starlette:
         return _refuse_route(api, request)
 
     async def fail(request: Request, error: Exception) -> Response:
-        return _response(refusal(problems.INTERNAL))
+        return _response(refusal(problems.INTERNAL), request)
 
     pages = [
         Route(operation.path, page, methods=[operation.method], name=operation.name)
@@ -179,8 +180,11 @@ async def _answer(api: Api, request: Request) -> Response:
         return Response(status_code=400)
     finally:
         api.counters.in_flight -= 1
-    api.counters.operations[operation.name].observe(reply.status, time.monotonic() - since)
-    return _response(reply)
+    seconds = time.monotonic() - since
+    api.counters.operations[operation.name].observe(reply.status, seconds)
+    told: Correlation = request.scope["state"]["correlation"]
+    api.diary.note(operation.name, told, reply, seconds)
+    return _response(reply, request)
 
 
 async def _serve(api: Api, request: Request, operation: Operation, subject: str) -> Reply:
@@ -209,15 +213,19 @@ def _refuse_route(api: Api, request: Request) -> Response:
     methods = ", ".join(api.routes.methods(request.scope["raw_path"].decode("ascii")))
     if methods:
         headers = ((b"allow", methods.encode()),)
-        return _response(refusal(problems.METHOD_NOT_ALLOWED, headers=headers))
-    return _response(refusal(problems.NOT_FOUND))
+        return _response(refusal(problems.METHOD_NOT_ALLOWED, headers=headers), request)
+    return _response(refusal(problems.NOT_FOUND), request)
 
 
-def _response(reply: Reply) -> Response:
+def _response(reply: Reply, request: Request) -> Response:
+    told: Correlation = request.scope["state"]["correlation"]
+    if reply.media is problems.PROBLEM_MEDIA:
+        reply = problems.signed(reply, told.request_id, told.trace_id)
     response = Response(reply.payload, reply.status)
     response.raw_headers = [
         (b"content-length", b"%d" % len(reply.payload)),
         (b"content-type", reply.media),
+        (b"x-request-id", told.request_id.encode()),
         *reply.headers,
     ]
     return response

@@ -13,6 +13,7 @@ import structlog
 from engine import limits
 from engine.messages import Answer, Command
 from gateway import problems
+from gateway.correlation import Correlation
 from gateway.http_api import Api
 from gateway.http_calls import Call, show
 from gateway.http_input import is_json
@@ -42,6 +43,7 @@ class Exchange(Call):
         "chunks",
         "complete",
         "connection",
+        "correlation",
         "expects",
         "finished",
         "headers",
@@ -51,6 +53,7 @@ class Exchange(Call):
         "raw_query",
         "raw_subject",
         "refused",
+        "reservation",
         "since",
         "size",
         "started",
@@ -66,6 +69,10 @@ class Exchange(Call):
         self.keep_alive = keep_alive
         self.operation: Operation | None = None
         self.refused: Reply | None = None
+        self.correlation: Correlation | None = None
+        """What ties it to its caller; None = nothing that its caller said could be read."""
+        self.reservation = ""
+        """The id of the reservation that it is about."""
         self.chunks: list[bytes] = []
         self.size = 0
         self.complete = self.started = self.finished = self.expects = self.is_head = False

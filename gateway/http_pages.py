@@ -260,6 +260,9 @@ class ReadinessProbe:
         if waiting:
             shards = ", ".join(map(str, sorted(waiting)))
             detail = f"Shards without an owner that answers: {shards[:200]}."
+            if down := self._api.servers_down():
+                servers = ", ".join(map(str, down))
+                detail += f" Servers of the journal that are down: {servers[:200]}."
             return problems.refusal(problems.NOT_READY, detail)
         return json_reply(Readiness("ready", self._api.shards))
 

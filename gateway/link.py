@@ -26,6 +26,7 @@ from engine.messages import (
     Hello,
     Message,
     Response,
+    Trace,
 )
 from engine.wire import FrameReader, WireError, decode_hello, decode_response, encode_frame
 
@@ -43,6 +44,15 @@ class _Request(Message):
     request_id: int
     deadline_ms: int
     commands: Sequence[Command | msgspec.Raw]
+
+
+class _TracedRequest(Message):
+    """The same, where some of them are traced. Nobody else pays for it, not even a byte."""
+
+    request_id: int
+    deadline_ms: int
+    commands: Sequence[Command | msgspec.Raw]
+    traces: list[Trace]
 
 
 class Link:
@@ -74,11 +84,22 @@ class Link:
         assert self._task is None
         self._task = asyncio.get_running_loop().create_task(self._keep_up())
 
-    def send(self, commands: Sequence[Command | msgspec.Raw], deadline_ms: int, done: Done) -> int:
+    def send(
+        self,
+        commands: Sequence[Command | msgspec.Raw],
+        deadline_ms: int,
+        done: Done,
+        traces: list[Trace] | None = None,
+    ) -> int:
         """Send one frame; its request id. Only while the link is up."""
         assert self._connection is not None
         self._request_id = request_id = self._request_id + 1
-        frame = encode_frame(_Request(request_id, deadline_ms, commands))
+        request: Message = (
+            _Request(request_id, deadline_ms, commands)
+            if traces is None
+            else _TracedRequest(request_id, deadline_ms, commands, traces)
+        )
+        frame = encode_frame(request)
         self._connection.send(request_id, frame, done)
         return request_id
 

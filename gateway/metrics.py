@@ -21,7 +21,8 @@ else that a caller can invent, so the number of series is bounded.
 | `onhand_router_searches_total` `_shed_total` | lookups of a home; commands refused for load |
 | `onhand_scrape_hosts_silent` | 1 if the hosts' counters could not be had for this scrape |
 
-What a host samples (`actors.statistics`) appears under the names it has there, labelled `host`.
+What a host samples (`actors.statistics`) appears under the names it has there, labelled `host`; the
+series `onhand_journal_*` also by the number of the journal's `server`.
 """
 
 from bisect import bisect_left
@@ -63,6 +64,7 @@ HELP: Final = {
     "router_searches": "Reservations whose home had to be looked for.",
     "router_shed": "Commands refused for load.",
     "router_homes_remembered": "Homes of reservations that are remembered.",
+    "journal_up": "1 if this host can ask that server of the journal.",
     "journal_appends": "Records appended.",
     "journal_appended_bytes": "Bytes of those records.",
     "journal_barriers": "Reads that proved ownership instead of an append.",

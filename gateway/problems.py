@@ -311,6 +311,10 @@ class Problem(msgspec.Struct, omit_defaults=True):
     """What is missing, for insufficient_stock."""
     reservation: Reservation | None = None
     """How the reservation stands now, where that is why the request was refused."""
+    instance: str = ""
+    """This very request, by the id that X-Request-Id says."""
+    trace_id: str = ""
+    """The trace that it is a part of."""
 
 
 class Reply(NamedTuple):
@@ -360,6 +364,12 @@ def problem(
 def refusal(kind: Kind, detail: str = "", headers: tuple[tuple[bytes, bytes], ...] = ()) -> Reply:
     """The answer that refuses."""
     return _reply(kind, problem(kind, detail), headers)
+
+
+def signed(reply: Reply, request_id: str, trace_id: str) -> Reply:
+    """`reply`, a problem document, as that of this very request. Both ids are plain ASCII."""
+    ids = f',"instance":"urn:onhand:request:{request_id}","trace_id":"{trace_id}"}}'
+    return reply._replace(payload=reply.payload[:-1] + ids.encode())
 
 
 def refusal_of(answer: Answer) -> Reply:

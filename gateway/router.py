@@ -59,6 +59,7 @@ from engine.messages import (
     Restock,
     Ship,
     Status,
+    Trace,
 )
 from gateway.homes import HomeMemory, home_in, shard_for
 from gateway.lane import Flight, Lane, Ticket, is_repeatable
@@ -150,6 +151,8 @@ class Router:
         self._closed = False
         self._sweeper: asyncio.TimerHandle | None = None
         self._searching: dict[Ticket, None] = {}
+        self._traces: dict[int, Trace] = {}
+        """By the id of the command, which its ticket keeps alive until it is answered."""
         self._in_flight = self._in_flight_bytes = 0
         self._answers = dict.fromkeys(Status, 0)
         self._frames = self._commands_sent = self._resends = self._searches = self._shed = 0
@@ -166,8 +169,12 @@ class Router:
             return
         self.forward(command, deadline_ms, reply)
 
-    def forward(self, command: Command, deadline_ms: int, reply: Reply) -> None:
+    def forward(
+        self, command: Command, deadline_ms: int, reply: Reply, trace: Trace | None = None
+    ) -> None:
         """submit(), for a command that was decoded from the wire, and so is known to be valid."""
+        if trace is not None:
+            reply = self._follow(command, trace, reply)
         if self._is_full_for(command):
             self._shed += 1
             self._answers[Status.OVERLOADED] += 1
@@ -268,6 +275,26 @@ class Router:
 
     # --- in and out --------------------------------------------------------------------------
 
+    def _follow(self, command: Command, trace: Trace, reply: Reply) -> Reply:
+        """Let the hosts know of `trace` whenever they are sent `command`, until it is answered."""
+        self._traces[id(command)] = trace
+
+        def answered(answer: Answer) -> None:
+            del self._traces[id(command)]
+            reply(answer)
+
+        return answered
+
+    def _traces_of(self, flight: Flight) -> list[Trace] | None:
+        """What is traced of what leaves, by its place there."""
+        traces = self._traces
+        found = [
+            msgspec.structs.replace(traces[id(ticket.command)], index=index)
+            for index, ticket in enumerate(flight.tickets)
+            if id(ticket.command) in traces
+        ]
+        return found or None
+
     def _ticket(self, command: Command, deadline_ms: int, reply: Reply) -> Ticket:
         encoded = msgspec.Raw(_encode(command))
         self._in_flight += 1
@@ -353,7 +380,8 @@ class Router:
             self._commands_sent += len(flight.tickets)
             deadline_ms = min(max(1, ceil((flight.latest - now) * 1_000)), limits.DEADLINE_MS_MAX)
             encoded = [ticket.encoded for ticket in flight.tickets]
-            link.send(encoded, deadline_ms, partial(self._landed, lane, flight))
+            traces = self._traces_of(flight) if self._traces else None
+            link.send(encoded, deadline_ms, partial(self._landed, lane, flight), traces)
 
     def _sweep(self) -> None:
         """Look after deadlines, pauses and former owners."""

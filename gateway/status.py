@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from actors.control import Kind, Map
 from engine.messages import GetStatistics
+from engine.placement import server_of
 from gateway import problems
 from gateway.http_pages import json_reply
 from gateway.http_routes import Operation
@@ -55,6 +56,16 @@ class AlarmedShard(Struct):
     finding: str
 
 
+class ServerEntry(Struct):
+    """A server that the journal is on, its shards, and why which hosts cannot ask it."""
+
+    server: int
+    address: str
+    up: bool
+    shards: list[int]
+    troubles: dict[str, str]
+
+
 class StatusReport(Struct):
     version: int
     shards: int
@@ -63,6 +74,7 @@ class StatusReport(Struct):
     gateways: list[GatewayEntry]
     failed: list[FailedShard]
     alarms: list[AlarmedShard] = []
+    servers: list[ServerEntry] = []
 
 
 EXAMPLE: Final = StatusReport(
@@ -76,6 +88,8 @@ EXAMPLE: Final = StatusReport(
     ],
     [GatewayEntry("gateway-1", 4712, "node-a", "tcp:127.0.0.1:8080", "tcp:127.0.0.1:8081", True)],
     [],
+    [],
+    [ServerEntry(0, "10.0.0.5:6379", True, [0, 1], {})],
 )
 
 
@@ -99,8 +113,20 @@ def report(map_: Map) -> StatusReport:
     ]
     failed = [FailedShard(shard, reason) for shard, reason in sorted(map_.failures.items())]
     alarms = [AlarmedShard(shard, finding) for shard, finding in sorted(map_.alarms.items())]
+    servers = [
+        ServerEntry(
+            *(each.number, each.address, not each.troubles),
+            [
+                shard
+                for shard in range(map_.shards)
+                if server_of(shard, len(map_.servers)) == each.number
+            ],
+            each.troubles,
+        )
+        for each in map_.servers
+    ]
     return StatusReport(
-        map_.version, map_.shards, len(map_.routes), hosts, gateways, failed, alarms
+        map_.version, map_.shards, len(map_.routes), hosts, gateways, failed, alarms, servers
     )
 
 

@@ -104,7 +104,7 @@ async def temporary_engine(
                 )
                 stack.push_async_callback(server.stop)
                 await server.start()
-                settings = msgspec.structs.replace(settings, redis=server.url)
+                settings = msgspec.structs.replace(settings, redis=(server.url,))
             engine = TemporaryEngine(await stack.enter_async_context(running(settings)), server)
             try:
                 yield engine

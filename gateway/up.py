@@ -32,11 +32,11 @@ from actors.coordinator import Coordinator
 from actors.data_directory import DataDirectory, DataDirectoryError, this_process
 from actors.host_process import HostProcess
 from actors.installation import Installation, InstallationError, find_installation
-from actors.journal import JournalError, RedisJournal, ServerSettingsError
+from actors.journal import JournalError
+from actors.journal_servers import look_for
 from actors.keys import KeysError, check_keys
 from actors.log import close_logs, set_up_logs, warn_on_stderr
 from actors.redis_server import RedisServer, RedisServerError
-from actors.redis_wire import Target
 from gateway.gateway import GatewayProcess
 
 READY_SECONDS: Final = 60.0
@@ -151,9 +151,9 @@ async def _start(settings: Settings, programs: Programs, stack: AsyncExitStack) 
         binary_port=_free_port(settings.bind, settings.binary_port, "--binary-port"),
     )
     redis = None
-    if settings.redis is None:
+    if not settings.redis:
         redis = _embedded(settings, directory)
-        settings = msgspec.structs.replace(settings, redis=redis.url)
+        settings = msgspec.structs.replace(settings, redis=(redis.url,))
         stack.push_async_callback(redis.stop)
         await redis.start()
     installation = await _find_installation(settings)
@@ -209,24 +209,22 @@ def _embedded(settings: Settings, directory: DataDirectory) -> RedisServer:
 
 
 async def _find_installation(settings: Settings) -> Installation:
-    """The journal's server answers, is set up as it must be, and holds this installation."""
-    assert settings.redis is not None, "resolved"
-    try:
-        where = Target.parse(settings.redis)
-        journal = RedisJournal(settings.redis, fsync=settings.fsync)
-        await journal.open(JOURNAL_SECONDS)
-    except ValueError as error:
-        raise UpError(f"--redis: {error}") from error
-    except ServerSettingsError:
-        raise  # it says it all
-    except JournalError as error:
-        raise UpError(f"cannot use Redis at {where}: {error}") from error
-    try:
-        return await find_installation(
-            settings.data_path, journal, settings.shards, secrets.token_hex(8)
+    """The journal's servers answer, are set up as they must be, and hold this installation.
+
+    One of several that does not answer is waited for by its shards alone.
+    """
+    async with AsyncExitStack() as stack:
+        try:
+            servers = await look_for(settings.redis, settings.fsync, JOURNAL_SECONDS, stack)
+        except ValueError as error:
+            raise UpError(f"--redis: {error}") from error
+        found = await find_installation(
+            settings.data_path, servers, settings.shards, secrets.token_hex(8)
         )
-    finally:
-        await journal.close()
+        for each in servers:
+            if isinstance(each, JournalError):
+                _log.error("journal_server_down", reason=str(each))
+        return found
 
 
 async def _wait_until_ready(coordinator: Coordinator, directory: DataDirectory) -> None:

@@ -1,6 +1,6 @@
 """Hosts on trial: two shards on a journal in memory, on a server that says how full it is."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -46,9 +46,17 @@ class Tenure:
     """A host on trial: what it says, and what it answers."""
 
     def __init__(
-        self, trial: Trial, *, journal: RoomyJournal | None = None, name: str = "host"
+        self,
+        trial: Trial,
+        *,
+        journal: RoomyJournal | None = None,
+        name: str = "host",
+        others: Sequence[RoomyJournal] = (),
     ) -> None:
+        """`others`: servers that the journal is on, beside that of the trial."""
         self.journal = journal or RoomyJournal(trial.store)
+        journals = [self.journal, *others]
+        redis = tuple(f"unix:///{number}" for number in range(len(journals))) if others else ()
         self.said: list[HostStatus] = []
         self.empty = 0
         self._requests = 0
@@ -56,9 +64,9 @@ class Tenure:
         self.name = name
         self.host = Host(
             name,
-            Settings(shards=trial.shards, hosts=1, grace_us=0),
+            Settings(shards=trial.shards, hosts=1, grace_us=0, redis=redis),
             "here",
-            [self.journal],
+            journals,
             Marks(trial.directory),
             self._random,
             lambda: self.said.append(self.host.status()),

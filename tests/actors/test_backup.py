@@ -3,7 +3,7 @@
 import asyncio
 import json
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
@@ -97,7 +97,7 @@ def told(entries: list[Entry]) -> bytes:
 
 
 async def bring_back(backup: Path, target: Path) -> Manifest:
-    return await restore(backup, target, redis=None, memory_bytes=MEMORY_BYTES, progress=silent)
+    return await restore(backup, target, redis=(), memory_bytes=MEMORY_BYTES, progress=silent)
 
 
 async def everything(journal: Journal) -> list[Entry]:
@@ -232,14 +232,14 @@ async def test_into_a_server_of_ones_own(
             bringing = restore(
                 tmp_path / "backup",
                 tmp_path / ("new" if first else "newer"),
-                redis=server.url,
+                redis=[server.url],
                 memory_bytes=0,
                 progress=silent,
             )
             if first:
                 await bringing
                 continue
-            with pytest.raises(BackupError, match="not empty: it has a journal of shard 0"):
+            with pytest.raises(BackupError, match="is not empty: it is another's already"):
                 await bringing
         async with connected(server.url) as journal:
             assert shop.store.entries() == await everything(journal)
@@ -589,7 +589,7 @@ async def test_only_where_there_is_nothing(saved: Path, tmp_path: Path) -> None:
 async def test_too_little_memory(saved: Path, tmp_path: Path) -> None:
     """What does not fit is not half restored."""
     with pytest.raises(BackupError, match="the backup does not fit into --maxmemory: OOM"):
-        await restore(saved, tmp_path / "new", redis=None, memory_bytes=1, progress=silent)
+        await restore(saved, tmp_path / "new", redis=(), memory_bytes=1, progress=silent)
 
     assert set() == names(tmp_path)
 
@@ -602,10 +602,10 @@ async def test_the_server_of_an_engine_that_does_not_run(tmp_path: Path) -> None
     directory = DataDirectory(tmp_path)
     async with embedded(directory.redis, "always", MEMORY_BYTES):
         pass
-    async with standing_journal(directory, None) as journal:
+    async with standing_journal(directory, ()) as journal:
         assert [] == await journal.read(0, Position(0, 0), 1)
         with pytest.raises(UnreachableJournalError, match="is in use by process"):
-            async with standing_journal(DataDirectory(tmp_path), None):
+            async with standing_journal(DataDirectory(tmp_path), ()):
                 pass
     directory.lock()
     directory.unlock()
@@ -618,7 +618,7 @@ async def test_the_server_of_an_engine_that_runs(tmp_path: Path) -> None:
     async with embedded(tmp_path / "redis", "everysec", MEMORY_BYTES) as server:
         place = directory.make_run_dir()
         (place / "redis.sock").symlink_to(server.url.removeprefix("unix://"))
-        async with standing_journal(DataDirectory(tmp_path), None) as journal:
+        async with standing_journal(DataDirectory(tmp_path), ()) as journal:
             assert [] == await journal.read(0, Position(0, 0), 1)
     directory.unlock()
 
@@ -626,13 +626,13 @@ async def test_the_server_of_an_engine_that_runs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("redis", "said"),
     [
-        (None, "has no server of its own; name the one that it uses with --redis"),
-        ("redis://:secret@127.0.0.1:1/0", "cannot use Redis at 127.0.0.1:1: "),
-        ("redis://127.0.0.1:1/x", "--redis: a Redis database is a number"),
+        ((), "has no server of its own; name the one that it uses with --redis"),
+        (["redis://:secret@127.0.0.1:1/0"], "cannot use Redis at 127.0.0.1:1: "),
+        (["redis://127.0.0.1:1/x"], "--redis: a Redis database is a number"),
     ],
 )
 async def test_a_server_that_cannot_be_asked(
-    tmp_path: Path, redis: str | None, said: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, redis: Sequence[str], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One line that says why, without a password."""
     monkeypatch.setattr("actors.standing_journal.OPEN_SECONDS", 0.1)

@@ -20,7 +20,8 @@ def test_defaults_serve_this_machine_only() -> None:
 
 def test_bytes_carry_everything() -> None:
     """A process that is started from the encoded settings has the same ones."""
-    settings = Settings(data_dir="/d", redis="redis://r:1/0", shards=7, hosts=3, require_keys=True)
+    redis = ("redis://r:1/0", "unix:///s")
+    settings = Settings(data_dir="/d", redis=redis, shards=7, hosts=3, require_keys=True)
 
     assert settings == Settings.decode(settings.encode())
 
@@ -35,7 +36,12 @@ def test_bytes_carry_everything() -> None:
         ({"fsync": "no"}, "--fsync is 'no'; it may be always or everysec"),
         ({"log_level": "loud"}, "--log-level is 'loud'; it may be debug or info or warning"),
         ({"bind": "localhost"}, "--bind is 'localhost'; an IP address is expected"),
-        ({"redis": "r:6379"}, "--redis is 'r:6379'; redis://host:port/0 is expected"),
+        ({"redis": ("r:6379",)}, "--redis is 'r:6379'; redis://host:port/0 is expected"),
+        ({"redis": ("unix:///s", "unix:///s")}, "--redis names the same server twice"),
+        (
+            {"redis": ("unix:///s", "unix:///t"), "shards": 1, "hosts": 1},
+            "--redis names 2 servers for 1 shards",
+        ),
         ({"data_dir": ""}, "--data-dir is empty"),
         ({"address": "192.0.2.10:6379"}, "--address needs --redis"),
         ({"maxmemory_bytes": 1}, "--maxmemory is 1;"),

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from actors.claim import Floor
+from actors.host import HostStatus
 from actors.marks import read_mark
 from engine import limits
 from engine.codec import Position, checksum_of
@@ -43,7 +44,7 @@ async def test_what_is_assigned_is_served(trial: Trial) -> None:
         receive(1, SKUS[0]), receive(1, SKUS[1])
     )
     await host.host.stop()
-    assert ({}, {}, {}, {}, {}, {}, []) == host.host.status()
+    assert HostStatus({}, {}, {}, {}, {}, {}, [], {}) == host.host.status()
 
 
 @timeless
@@ -457,5 +458,5 @@ async def test_retries_are_counted(trial: Trial) -> None:
     async with tenure(trial, 0) as host:
         host.journal.fault_next("busy", "busy")
         await host.ask(receive(1, SKUS[0]))
-        assert 2 == await host.sample("onhand_journal_retries_total")
-        assert 0 == await host.sample("onhand_journal_resent_total")
+        assert 2 == await host.sample("onhand_journal_retries_total", server="0")
+        assert 0 == await host.sample("onhand_journal_resent_total", server="0")

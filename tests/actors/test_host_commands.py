@@ -299,7 +299,7 @@ async def test_a_full_server(trial: Trial) -> None:
             receive(1, SKUS[0]),
             Reserve("r3", [LineRequest(sku, 1) for sku in SKUS]),
         )
-        assert 0.8 == host.host.fill == await host.sample("onhand_journal_memory_ratio")
+        assert 0.8 == await host.sample("onhand_journal_memory_ratio", server="0")
         host.journal.memory_is = Memory(79, 100)
         await asyncio.sleep(1.5)
 

@@ -154,7 +154,7 @@ def test_unknown_keys_cannot_be_changed(path: Path) -> None:
         (Settings(), {"unix:": True, TCP: True, "tcp:[::1]:1": True, AWAY: False}),
         (Settings(require_keys=True), {"unix:": False, TCP: False, AWAY: False}),
         (Settings(bind="0.0.0.0"), {"unix:": True, TCP: False, AWAY: False}),
-        (Settings(address="ray:1", redis="redis://r"), {"unix:": True, TCP: True, AWAY: False}),
+        (Settings(address="ray:1", redis=("redis://r",)), {"unix:": True, TCP: True, AWAY: False}),
     ],
 )
 def test_who_comes_in_without_a_key(path: Path, settings: Settings, peers: dict[str, bool]) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import structlog
+from structlog.testing import capture_logs
 
-from actors.log import close_logs, set_up_logs, warn_on_stderr
+from actors.log import Sparing, close_logs, set_up_logs, warn_on_stderr
 
 
 @pytest.fixture(autouse=True)
@@ -61,3 +62,18 @@ def test_warnings_are_on_stderr_too(tmp_path: Path, capsys: pytest.CaptureFixtur
 
     (line,) = capsys.readouterr().err.splitlines()
     assert ("down", "host-1") == (json.loads(line)["event"], json.loads(line)["name"])
+
+
+def test_a_flood_is_told_in_a_few_lines() -> None:
+    """So many lines of each event a second; the next one says how many there were more."""
+    now = 10.0
+    lines = Sparing(structlog.get_logger("ours"), 3, lambda: now)
+    with capture_logs() as said:
+        for _ in range(10):
+            lines.warn("late", shard=1)
+        lines.warn("slow", shard=2)
+        now = 11.0
+        lines.warn("late", shard=1)
+
+    assert ["late"] * 3 + ["slow", "late"] == [each["event"] for each in said]
+    assert [7] == [each["left_out"] for each in said if "left_out" in each]

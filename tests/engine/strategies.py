@@ -21,6 +21,8 @@ def _values(info: inspect.Type) -> st.SearchStrategy[Any]:
             low = info.ge if info.ge is not None else -(2**31)
             high = info.le if info.le is not None else info.lt - 1 if info.lt else 2**31
             return st.integers(int(low), int(high))
+        case inspect.StrType(pattern=str(pattern)):
+            return st.from_regex(pattern)
         case inspect.StrType():
             low = info.min_length or 0
             return st.text(min_size=low, max_size=max(low, min(info.max_length or 99, CHARS_MAX)))

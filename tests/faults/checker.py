@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from actors.journal import RedisJournal
+from actors.journal_servers import Servers
 from engine.codec import GENESIS, START, Position, Record, check_link, decode_record
 from engine.messages import (
     Audit,
@@ -170,7 +171,11 @@ def _closure(courses: set[Course]) -> set[Course]:
 
 
 async def check(
-    engine: EngineProcess, history: History, *, redis_url: str | None = None, whole: bool = True
+    engine: EngineProcess,
+    history: History,
+    *,
+    redis_url: str | Sequence[str] | None = None,
+    whole: bool = True,
 ) -> Books:
     """All five questions. `whole`: the journal must be there from its first record on."""
     books = Books(acknowledged=history.acknowledged(), unknown=history.unknown())
@@ -321,14 +326,17 @@ def _head(attempt: Attempt) -> Position:
 Journal = dict[int, list[Record]]
 
 
-async def read_journal(url: str, shards: int) -> Journal:
+async def read_journal(urls: str | Sequence[str], shards: int) -> Journal:
     """Every record of every shard, each proven."""
-    journal = RedisJournal(url)
-    await journal.open()
+    journals = [RedisJournal(url) for url in ([urls] if isinstance(urls, str) else urls)]
+    servers = Servers(journals)
+    for journal in journals:
+        await journal.open()
     try:
-        return {shard: await _read_stream(journal, shard) for shard in range(shards)}
+        return {shard: await _read_stream(servers.of(shard), shard) for shard in range(shards)}
     finally:
-        await journal.close()
+        for journal in journals:
+            await journal.close()
 
 
 async def _read_stream(journal: RedisJournal, shard: int) -> list[Record]:

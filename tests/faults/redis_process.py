@@ -26,8 +26,10 @@ SETTINGS = {
 class RedisProcess:
     """One server on one directory, behind one socket."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, name: str = "redis") -> None:
+        """`name`: of the server's program, see `tests.actors.servers`."""
         self._directory = directory
+        self._name = name
         self._process: Process | None = None
         self._socket = directory / "redis.sock"
 
@@ -70,7 +72,7 @@ class RedisProcess:
             word for name, value in SETTINGS.items() for word in (f"--{name}", value)
         ]
         self._process = await asyncio.create_subprocess_exec(
-            binary_of("redis"),
+            binary_of(self._name),
             *settings,
             *("--dir", self._directory, "--unixsocket", self._socket),
             stdout=DEVNULL,
@@ -103,9 +105,9 @@ class RedisProcess:
 
 
 @asynccontextmanager
-async def redis_running(directory: Path) -> AsyncIterator[RedisProcess]:
+async def redis_running(directory: Path, name: str = "redis") -> AsyncIterator[RedisProcess]:
     """A server for as long as the block lasts."""
-    server = RedisProcess(directory)
+    server = RedisProcess(directory, name)
     try:
         await server.start()
         yield server

@@ -28,6 +28,7 @@ from engine.messages import (
     Statistics,
     Status,
     StockAsOf,
+    Trace,
 )
 from engine.placement import home_of, shard_of
 from engine.scope import OPERATOR, Scope
@@ -58,14 +59,23 @@ class LocalEngine:
         self.held: list[Callable[[], None]] | None = None
         """Where answers are put, if they are held back."""
         self.commands: list[Command] = []
+        self.traces: list[Trace | None] = []
+        """One for each command."""
         self.records: list[Record] = []
         """Of every batch in which anything happened."""
 
-    def forward(self, command: Command, deadline_ms: int, reply: Callable[[Answer], None]) -> None:
+    def forward(
+        self,
+        command: Command,
+        deadline_ms: int,
+        reply: Callable[[Answer], None],
+        trace: Trace | None = None,
+    ) -> None:
         """Execute and answer at once, or hold the answer back."""
         assert 0 < deadline_ms <= limits.DEADLINE_MS_MAX
         assert command == _decode(_encode(command))
         self.commands.append(command)
+        self.traces.append(trace)
         answer = self.replaced(command) or self._execute(command)
         if self.held is None:
             reply(answer)

@@ -31,6 +31,7 @@ from engine.messages import (
     State,
     Status,
     StockView,
+    Trace,
 )
 from gateway.homes import mint
 from gateway.router import DOUBTS_MAX, Router
@@ -627,3 +628,27 @@ async def test_any_storm_answers_each_command_once(
     assert {answers[0].status for answers in replies.values()} <= {Status.OK, Status.REPLAYED}
     reserved = [first.store.execute(shard, GetStock(sku)).body for shard, sku in enumerate(skus)]
     assert count == sum(each.reserved for each in reserved if isinstance(each, StockView))
+
+
+# --- traces ----------------------------------------------------------------------------------
+
+
+async def test_a_traced_command_is_named_in_its_frame(
+    router: Router, hosts: tuple[Host, Host]
+) -> None:
+    """By its place there, whenever it is sent; a frame without one carries nothing of it."""
+    hosts[0].frozen = True
+    replies = Replies()
+    for number in range(3):
+        trace = Trace(0, "a" * 32, "b" * 16, "cart") if number == 1 else None
+        router.forward(reserve(f"r{number}"), 5_000, replies.append, trace)
+    await until(lambda: holds(hosts[0], 1))
+    router.forward(reserve("r3"), 5_000, replies.append)
+    await until(lambda: holds(hosts[0], 2))
+    first, second = [request for request, _ in hosts[0].held]
+
+    assert [Trace(1, "a" * 32, "b" * 16, "cart")] == first.traces
+    assert second.traces is None
+    hosts[0].thaw()
+    await until(lambda: len(replies) == 4)
+    assert {} == router._traces, "what is answered is forgotten"

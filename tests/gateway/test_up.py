@@ -207,8 +207,8 @@ async def test_nobody_else_may_use_the_directory(engine: Engine) -> None:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"redis": "redis://127.0.0.1:1/0"}, "cannot use Redis at 127.0.0.1:1: "),
-        ({"redis": "redis://127.0.0.1:1/x"}, "--redis: a Redis database is a number"),
+        ({"redis": ("redis://127.0.0.1:1/0",)}, "cannot use Redis at 127.0.0.1:1: "),
+        ({"redis": ("redis://127.0.0.1:1/x",)}, "--redis: a Redis database is a number"),
         ({"bind": "0.0.0.0"}, "--bind 0.0.0.0 needs API keys and there are none"),
     ],
 )
