@@ -13,6 +13,7 @@ A shard whose journal and model have parted is not replayed further: one sentenc
 """
 
 from collections.abc import Iterator
+from operator import itemgetter
 from typing import Any, Final
 
 from engine.codec import GENESIS, Position, Record
@@ -224,7 +225,7 @@ class Replay:
                 self._check_given(record, given)
                 return
             problems.append(problem)
-        for command, is_doubtful in self._calls.unheard(first, kind, self.shard, self._at):
+        for command, is_doubtful in self._unheard(record, first, kind):
             if is_doubtful and problems:
                 break
             problem = self._try(command, group)
@@ -234,6 +235,18 @@ class Replay:
             problems.append(problem)
         why = problems[0] if problems else "is nobody's doing"
         raise PartedError(f"{record.position} tells of {group[:4]}, which {why}")
+
+    def _unheard(
+        self, record: Record, event: Event, kind: type[Command]
+    ) -> list[tuple[Command, bool]]:
+        """Commands of which no answer says that they did `event`; last those of which it is in
+        doubt that they were asked for, or had reached the owner and were not refused."""
+        host = self.lineage.hosts.get(record.position.epoch, "")
+        found = [
+            (command, is_doubtful or not self._arrivals.may_have(host, command, self._at))
+            for command, is_doubtful in self._calls.unheard(event, kind, self.shard, self._at)
+        ]
+        return sorted(found, key=itemgetter(1))
 
     def _doers(self, name: tuple[Any, ...], event: Event) -> list[Given]:
         """Answers that rest on this record and say that the command did something like `event`.
