@@ -250,10 +250,12 @@ class Arrivals:
 
     def may_have(self, host: str, command: Command, stored_at: int) -> bool:
         """Whether `host` had got `command` by then, and has not said that it did nothing."""
-        if not self._is_told:
-            return True
+        return not self._is_told or self.count(host, command, stored_at) > 0
+
+    def count(self, host: str, command: Command, stored_at: int) -> int:
+        """How often `host` had got `command` by then, without saying that it did nothing."""
         spelled = [(host, spelling) for spelling in self._calls.spellings(command)]
-        return any(at <= stored_at for key in spelled for at in self._open.get(key, ()))
+        return sum(at <= stored_at for key in spelled for at in self._open.get(key, ()))
 
 
 _CHANGING: Final = frozenset(MAKERS.values())
