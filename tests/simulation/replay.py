@@ -13,7 +13,6 @@ A shard whose journal and model have parted is not replayed further: one sentenc
 """
 
 from collections.abc import Iterator
-from operator import itemgetter
 from typing import Any, Final
 
 from engine.codec import GENESIS, Position, Record
@@ -47,6 +46,7 @@ from tests.simulation.calls import MAKERS, Arrivals, Calls, name_of
 from tests.simulation.deeds import Deed, deed, done, noticed, told
 from tests.simulation.history import Given, History
 from tests.simulation.lineage import Lineage, PartedError, at_least, at_most
+from tests.simulation.prints import looks_like
 from tests.simulation.quick_model import Before, QuickModel
 from tests.simulation.sightings import Sightings
 
@@ -246,14 +246,14 @@ class Replay:
     def _unheard(
         self, record: Record, event: Event, kind: type[Command]
     ) -> list[tuple[Command, bool]]:
-        """Commands of which no answer says that they did `event`; last those of which it is in
-        doubt that they were asked for, or had reached the owner and were not refused."""
+        """Commands of which no answer says that they did `event`, the likely ones first; last those
+        of which it is in doubt that they were asked for, or reached the owner unrefused."""
         host = self.lineage.hosts.get(record.position.epoch, "")
         found = [
             (command, is_doubtful or not self._arrivals.may_have(host, command, self._at))
             for command, is_doubtful in self._calls.unheard(event, kind, self.shard, self._at)
         ]
-        return sorted(found, key=itemgetter(1))
+        return sorted(found, key=lambda each: (each[1], not looks_like(each[0], event)))
 
     def _is_one_more(self, record: Record, command: Command, doers: list[Given]) -> bool:
         """Whether the owner had got `command` more often than it has answered it upon this very
@@ -269,7 +269,7 @@ class Replay:
         Whoever came only when the record stood did nothing: it found things as it wanted them.
         """
         status = Status.UNKNOWN_RESERVATION if isinstance(event, Buried) else Status.OK
-        return [
+        doers = [
             given
             for given in self._pending
             if given.answer.status == status
@@ -277,6 +277,7 @@ class Replay:
             and type(given.command) is name[0]
             and name_of(given.command, name[0]) == name
         ]
+        return sorted(doers, key=lambda given: not looks_like(given.command, event))
 
     def _try(self, command: Command, group: list[Event], said: Answer | None = None) -> str | None:
         """Execute `command`; why it cannot have done `group` and been answered as `said`, then it
