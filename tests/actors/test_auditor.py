@@ -543,6 +543,47 @@ def claimed() -> tuple[Position, bytes]:
     return position, record
 
 
+@pytest.mark.parametrize("deleted", [0, 1, 3, 4])
+def test_a_snapshot_that_an_owner_before_gives_up(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch, deleted: int
+) -> None:
+    """It does not know yet that it is one, and its server is full; it may not get to the end."""
+    monkeypatch.setattr(limits, "SNAPSHOT_SLICE_ENTRIES_MAX", 4)
+
+    @timeless
+    async def run() -> None:
+        old = await trial.serve(journal := trial.journal())
+        await trade(old)
+        older, newer = await snapshots(old, 2, monkeypatch)
+        new = await trial.serve()
+        await new.idle(1)
+        await give_up(old, journal, deleted)
+        found = await view(new)
+
+        assert (True, 0, []) == (found.complete, found.drift, found.findings)
+        assert new.owner.snapshotter is not None
+        kept = new.owner.snapshotter.generations
+        assert kept == ([newer] if deleted else [older, newer])
+        assert bool(deleted) is not any(str(older) in name for name in trial.store.chunks)
+        await new.stop()
+        assert (True, 0) == ((again := await view(await trial.serve())).complete, again.drift)
+
+    run()
+
+
+async def give_up(life: Life, journal: FaultyJournal, chunks: int) -> None:
+    """The owner's server is full, so the older snapshot goes, until so many chunks are gone."""
+
+    def look(name: str) -> None:
+        if name in ("delete", "trim") and journal.operations.count("delete") > chunks:
+            journal.freeze()
+
+    journal.before = look
+    assert life.owner.snapshotter is not None
+    life.owner.snapshotter.relieve()
+    await asyncio.sleep(60)
+
+
 def test_a_journal_that_is_trimmed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However far the shard gets meanwhile: there is another way, or none, and never a finding."""
     monkeypatch.setattr(limits, "AUDIT_SLICE_ENTRIES", 1)
