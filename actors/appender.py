@@ -13,8 +13,9 @@ At most one append is on its way, and a batch that has its position never change
 copy of it arrives first is the same. What is read back from a server process that is new counts
 only once it has taken a further append: it may not have made durable what it merely remembered.
 
-A server process that went back in time may also have forgotten the claim that fenced us. So whoever
-finds a new one asks the marks first whether anybody has come after us.
+A server process that went back in time may also have forgotten the claim that fenced us, and even
+that another had our epoch before us. So whoever finds a new one asks the marks first whether
+anything was acknowledged that is not ours.
 
 The ring keeps recent acknowledged records as long as their bytes fit. If Redis comes back without
 them (an older copy, a failover, a torn tail), they are sent again, under their own ids; if the ring
@@ -27,6 +28,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from actors.journal import BusyError, Entry, Journal, LostError, MissingError, RefusedError
+from actors.marks import Mark
 from engine import limits
 from engine.codec import Position, checksum_of, encode_record
 from engine.messages import Event, Passed
@@ -55,7 +57,7 @@ class Appender:
         before_checksum: int,
         pointer: Position,
         run_id: str,
-        marked: Callable[[], Position | None] = lambda: None,
+        marked: Callable[[], Mark | None] = lambda: None,
     ) -> None:
         """`claim`: our own, the last record; `before`: the record before it and its checksum;
         `pointer`: newest snapshot; `run_id`: of the server process before the claim was made;
@@ -164,7 +166,7 @@ class Appender:
         while True:
             [last], run_id = await self._newest(1)
             if run_id != self._run_id:
-                self._check_marked()
+                self.check_marked()
             if sent is not None and last == sent:
                 self._run_id = run_id
                 return True
@@ -181,12 +183,19 @@ class Appender:
             if not await self._give_back(last.position, run_id):
                 refused = last.position, run_id
 
-    def _check_marked(self) -> None:
-        """Raise FencedError if a newer owner is known to have been acknowledged: a server that went
-        back in time may have forgotten by whom we were fenced."""
-        marked = self._marked()
-        if marked is not None and marked.epoch > self.position.epoch:
-            raise FencedError(f"shard {self._shard}: {marked} was acknowledged, though it is gone")
+    def check_marked(self) -> None:
+        """Raise FencedError if something is known to have been acknowledged after our last record,
+        or in its stead: a server that went back in time may have forgotten by whom we were fenced,
+        and who had our epoch before us."""
+        mark = self._marked()
+        if mark is None:
+            return
+        ours = self._known.get(mark.position, mark.checksum) == mark.checksum
+        if mark.position > self.position or not ours:
+            raise FencedError(
+                f"shard {self._shard}: another's {mark.position} was acknowledged, though it is"
+                " gone"
+            )
 
     async def _newest(self, count: int) -> tuple[list[Entry], str]:
         """The stream's last entries, newest first, and the server process that said so.
@@ -211,8 +220,7 @@ class Appender:
     def _recognise(self, last: Entry) -> None:
         """Raise RegressedError unless `last` is a record that we know, and after which the ring
         has everything: it may stand where one of ours stood and be another's."""
-        known = {each.position: checksum_of(each.record) for each in self._ring}
-        known.update([self._before_ring])
+        known = self._known
         if last.position not in known:
             raise RegressedError(
                 f"shard {self._shard}: the journal ends at {last.position}, {self.position} was"
@@ -220,6 +228,13 @@ class Appender:
             )
         if checksum_of(last.record) != known[last.position]:
             raise FencedError(f"shard {self._shard}: another's {last.position} stands for ours")
+
+    @property
+    def _known(self) -> dict[Position, int]:
+        """The checksums of the records that the ring has, and of the one before it."""
+        known = {each.position: checksum_of(each.record) for each in self._ring}
+        known.update([self._before_ring])
+        return known
 
     async def _give_back(self, last: Position, run_id: str) -> bool:
         """Resend what the ring holds after `last` to that server process, and to no other: it may

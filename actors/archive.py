@@ -141,11 +141,11 @@ class AnyArchive(Protocol):
         """Oldest first: those from which the records of `segments` can be replayed."""
 
     def read(self, segment: Segment) -> Iterator[Entry]:
-        """Its records, each proven before it is given. Raises CorruptArchiveError, and
+        """Its records, each proven before it is given. Raises CorruptArchiveError, and OSError:
         FileNotFoundError if it was pruned."""
 
     def chunks(self, kept: Kept) -> Iterator[bytes]:
-        """Its chunks, each proven before it is given. Raises CorruptArchiveError, and
+        """Its chunks, each proven before it is given. Raises CorruptArchiveError, and OSError:
         FileNotFoundError if it was pruned."""
 
     def prune(self, shard: int, now_us: int) -> int:
@@ -232,7 +232,8 @@ class Archive:
         """The segment that holds `position`, where whoever wrote it may have had no time to make
         its name last."""
         self._disk.sync(self._place(shard))
-        return next(each for each in self.segments(shard) if each.last >= position)
+        found = (self._segment(path) for path in reversed(self._list(shard, "records")))
+        return next(each for each in found if each is not None and each.first <= position)
 
     def _compare(self, newest: Segment, entries: list[Entry]) -> None:
         """Raise CorruptArchiveError if one of `entries` is not the one that is here."""

@@ -13,6 +13,7 @@ carry checksums of their own (`engine.codec`, `engine.snapshot`), so whoever rea
 it comes; that nothing is missing at the end is known at the end.
 """
 
+import errno
 import io
 import struct
 import zlib
@@ -98,8 +99,8 @@ def _header(path: Path, file: BinaryIO, header: struct.Struct) -> tuple[Any, ...
 
 
 def read_items(disk: AnyDisk, path: Path, header: struct.Struct, bytes_max: int) -> Iterator[bytes]:
-    """The items of a file, none larger than `bytes_max`. Raises CorruptArchiveError, and
-    FileNotFoundError, since to be pruned is no damage.
+    """The items of a file, none larger than `bytes_max`. Raises CorruptArchiveError, and OSError if
+    it cannot be read now, or was pruned, which is no damage.
 
     What is wrong with the file as a whole is said after the last item, if not before.
     """
@@ -107,11 +108,10 @@ def read_items(disk: AnyDisk, path: Path, header: struct.Struct, bytes_max: int)
         with disk.open(path) as file:
             _header(path, file, header)
             yield from _cut(path, _Body(path, file), bytes_max)
-    except FileNotFoundError:
-        raise
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise CorruptArchiveError(path, "file", f"cannot be read: {reason}") from error
+        if error.errno != errno.EIO:
+            raise
+        raise CorruptArchiveError(path, "file", f"cannot be read: {error.strerror}") from error
 
 
 def _cut(path: Path, body: "_Body", bytes_max: int) -> Iterator[bytes]:

@@ -104,13 +104,14 @@ class Archiver:
         """Archive the snapshot cut at `cut`, if there is one to be kept. Raises NotArchivedError.
 
         One that is not whole, or does not prove itself, is told of and left: it is about to be
-        deleted, and the next one will do.
+        deleted, and the next one will do. So is one that an older file of the archive, being
+        damaged, keeps from being judged: the records are all there, and lead past it.
         """
         async with self._turn(shard):
             try:
                 if await asyncio.to_thread(self._is_due, shard, cut):
                     self.snapshots += await copy_snapshot(self.archive, journal, shard, cut)
-            except CorruptSnapshotError as error:
+            except (CorruptSnapshotError, CorruptArchiveError) as error:
                 self._failed(shard, error)
             except _EXPECTED as error:
                 raise self._failed(shard, error) from error

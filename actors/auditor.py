@@ -129,8 +129,6 @@ class Auditor:
         self._due_at = self._loop.time() + interval_seconds
         self._quick, self._full = _Desk(), _Desk()
         self.last: Last | None = None
-        self.skipped = ""
-        """Why the newest audit was not completed; nothing if it was."""
 
     @property
     def alarm(self) -> str:
@@ -297,12 +295,9 @@ class Auditor:
             _log.info("audited", **said)
         if view.skipped:
             self._skip(view.skipped)
-        else:
-            self.skipped = ""
 
     def _skip(self, reason: str) -> None:
         self._turns.incomplete += 1
-        self.skipped = reason
         _log.warning("audit_incomplete", shard=self._shard.number, reason=reason)
 
 

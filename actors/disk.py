@@ -30,7 +30,8 @@ class AnyDisk(Protocol):
         """Add to a file that `create` has made. Raises FileNotFoundError if it was removed."""
 
     def publish(self, path: Path, target: Path) -> bool:
-        """Give it a second name beside its first, to last; False if that name is taken."""
+        """Give it a second name beside its first; False if that name is taken. Either way the name
+        lasts."""
 
     def remove(self, path: Path) -> None:
         """Remove the name, if it is there."""
@@ -82,10 +83,11 @@ class Disk:
         _sync(path, os.O_RDONLY)
         try:
             os.link(path, target)
+            is_ours = True
         except FileExistsError:
-            return False
+            is_ours = False  # and perhaps not on the disk yet
         self.sync(target.parent)
-        return True
+        return is_ours
 
     def remove(self, path: Path) -> None:
         """See AnyDisk."""

@@ -286,7 +286,6 @@ class Owner:
         self.epoch = ours.position.epoch
         self._turn(Phase.RECOVERING)
         found = await self._recovery.finish(ours, floors)
-        self._check_marks_again(found)
         self.shard = found.shard
         self._clock = self._clock_from(max(self.shard.state.now, claimed_at))
         pointer = found.generations[-1] if found.generations else START
@@ -298,13 +297,15 @@ class Owner:
             found.last_checksum,
             pointer,
             run_id,
-            self._marked,
+            partial(self._marks.read, self.number),
         )
+        self._check_marks_again(found, self.appender)
         self._look_after(found, self.appender)
         stamp = self._clock.now()
         event = ownership.opened(found, stamp)
         self.shard.replay(stamp, [event])
         await self.appender.append(stamp, [event])
+        self._check_marks_again(found, self.appender)
         self.proven_at = self._seen_at = self._loop.time()
         self._turn(Phase.LEAVING if self._stopping else Phase.SERVING)
         _log.info(
@@ -337,20 +338,16 @@ class Owner:
         self.snapshotter.note(found.events, found.written)
         self.snapshotter.clean_up(found.begun)
 
-    def _check_marks_again(self, found: Recovered) -> None:
+    def _check_marks_again(self, found: Recovered, appender: Appender) -> None:
         """A claim may have waited for the journal, and the owner before gone on meanwhile: what it
         has marked until it was fenced must be there as well."""
-        marked = self._marked()
-        if marked is not None and found.last_position < marked:
-            raise RegressedError(
-                f"shard {self.number}: ends at {found.last_position}, {marked} was acknowledged"
-                " meanwhile"
-            )
-
-    def _marked(self) -> Position | None:
-        """The newest record that a mark tells of."""
+        appender.check_marked()
         mark = self._marks.read(self.number)
-        return None if mark is None else mark.position
+        if mark is not None and found.last_position < mark.position < Position(self.epoch, 0):
+            raise RegressedError(
+                f"shard {self.number}: ends at {found.last_position}, {mark.position} was"
+                " acknowledged meanwhile"
+            )
 
     async def _serve(self) -> None:
         shard, clock = self.shard, self._clock

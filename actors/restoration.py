@@ -24,7 +24,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from actors.archive import Archive, Segment
+from actors.archive import Archive, CorruptArchiveError, Segment
 from actors.backup import (
     ARCHIVE,
     JOURNAL,
@@ -74,7 +74,10 @@ async def restore(
             await to_end(fresh.publish)
     except UnfitTargetError as error:
         raise BackupError(str(error)) from error
-    except (OSError, JournalError, RedisServerError, UnreachableJournalError) as error:
+    except (
+        *(OSError, CorruptArchiveError),
+        *(JournalError, RedisServerError, UnreachableJournalError),
+    ) as error:
         raise BackupError(_reason(error, redis)) from error
     return manifest
 

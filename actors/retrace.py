@@ -155,6 +155,9 @@ class Retrace:
             raise OvertakenError("the shard has another owner meanwhile")
         if self._snapshotter.generations != kept:
             raise _TrimmedError("the journal was trimmed meanwhile")
+        theirs = len(kept) == 2 and kept[1].epoch < self._copy.position.epoch
+        if theirs and not await self._snapshotter.check_older():
+            raise _TrimmedError("an owner before had given up a snapshot, and trimmed the journal")
 
     async def _prove(self, generation: Position, kept: list[Position]) -> None:
         """Read a snapshot that no way led through."""

@@ -48,7 +48,13 @@ from engine import limits
 from engine.codec import START, Position
 from engine.messages import SnapshotBegun, SnapshotTaken
 from engine.shard import Shard
-from engine.snapshot import SnapshotReader, SnapshotWriter, check_chunk, chunk_name
+from engine.snapshot import (
+    CorruptSnapshotError,
+    SnapshotReader,
+    SnapshotWriter,
+    check_chunk,
+    chunk_name,
+)
 from engine.state import ShardState
 
 T = TypeVar("T")
@@ -321,24 +327,38 @@ class Snapshotter:
     async def _clean_up(self, begun: list[Position]) -> None:
         for each in begun:
             await self._delete(each, await self._count(each))
-        if len(self._generations) < 2:
+        if len(self._generations) < 2 or not await self.check_older():
             return
         older = self._generations[0]
-        chunks = await self._count(older)
-        if not await self._is_whole(older, chunks):  # it was given up, perhaps not to its end
-            self._generations.remove(older)
-            await self._delete(older, chunks)
-            return
         before = await self._before(older)
-        if before != START:
+        if before != START and older in self._generations:
             self._generations.insert(0, before)
         await self._settle()
 
+    async def check_older(self) -> bool:
+        """Whether the older of two generations, both from the owners before, is still whole. If it
+        is not, one of them has given it up, perhaps not to its end, and perhaps just now, because
+        it does not know of us yet: then it counts for nothing any more."""
+        older = self._generations[0]
+        chunks = await self._count(older)
+        if await self._is_whole(older, chunks):
+            return True
+        if older in self._generations:
+            self._generations.remove(older)
+            _log.warning("older_snapshot_was_given_up", shard=self._shard.number, older=str(older))
+        await self._delete(older, chunks)
+        return False
+
     async def _is_whole(self, generation: Position, chunks: int) -> bool:
-        """Whether the last of these chunks is the last one of the snapshot."""
+        """Whether the last of these chunks is the last one of the snapshot, or damaged: it is there
+        then, and an audit tells."""
         data = await self._load(generation, chunks - 1) if chunks else None
-        number = self._shard.number
-        return data is not None and check_chunk(data, number, generation, chunks - 1)
+        try:
+            return data is not None and check_chunk(
+                data, self._shard.number, generation, chunks - 1
+            )
+        except CorruptSnapshotError:
+            return True
 
     async def _before(self, generation: Position) -> Position:
         """The snapshot before this one, START if there was none."""

@@ -1,5 +1,6 @@
 """The archive: what was added comes back, in order, proven; being late damages nothing."""
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -528,6 +529,35 @@ def test_pruned_while_it_is_read(tmp_path: Path) -> None:
     assert entries[:3] == [*begun, *reading]
     with pytest.raises(FileNotFoundError, match=f"No such file or directory: '{second.path}'"):
         list(archive.read(second))
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE])
+def test_a_disk_that_does_not_read(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """A bad sector is damage; to have no descriptor left is none."""
+    archive.add(SHARD, journal())
+    [segment] = archive.segments(SHARD)
+
+    def fail(disk: Disk, path: Path) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(Disk, "open", fail)
+    error = CorruptArchiveError if number == errno.EIO else OSError
+    with pytest.raises(error, match=os.strerror(number)):
+        list(archive.read(segment))
+
+
+def test_an_older_file_is_damaged(tmp_path: Path) -> None:
+    """That is no concern of who adds what follows, or adds once more what is there."""
+    _, entries = filled(tmp_path, None)
+    archive = Archive(tmp_path, None)
+    older, newer = sorted((tmp_path / str(SHARD)).glob("*.records"))[-2:]
+    older.write_bytes(bytes([older.read_bytes()[0] ^ 1]) + older.read_bytes()[1:])
+
+    assert newer == archive.add(SHARD, entries[-1:]).path
+    with pytest.raises(CorruptArchiveError, match=f"{older}: header: checksum"):
+        archive.segments(SHARD)
 
 
 def test_segments_and_snapshots_are_values(archive: Archive) -> None:

@@ -438,6 +438,28 @@ async def test_a_snapshot_that_is_damaged_in_the_journal(
     assert len(trial.store.entries()) < 20
 
 
+@timeless
+async def test_an_older_file_that_is_damaged_in_the_archive(
+    trial: Trial, small_snapshots: None
+) -> None:
+    """Records go on being archived, and the journal is trimmed; it is told of, every time."""
+    trial.archive_snapshot_bytes = 1_000
+    await trial.live(60)
+    older = min(path for path in trial.disk.files if path.suffix == ".records")
+    data = trial.disk.files[older]
+    trial.disk.files[older] = data[:20] + bytes([data[20] ^ 1]) + data[21:]
+    life = await trial.serve()
+    with capture_logs() as logs:
+        await life.go_on(60)
+    failed = [each["error"] for each in logs if each["event"] == "archive_failed"]
+
+    assert len(trial.store.entries()) < 20
+    assert len(failed) > 1
+    assert all(f"{older}: header: checksum" in each for each in failed)
+    trial.disk.files[older] = data
+    check_whole(trial)
+
+
 # --- retention -------------------------------------------------------------------------------
 
 

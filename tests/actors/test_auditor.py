@@ -4,11 +4,11 @@ import asyncio
 import gc
 import weakref
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
+from structlog.typing import EventDict
 
-from actors.auditor import Auditor, Turns
 from actors.journal import Entry, chunk_key
 from actors.owner import Phase
 from actors.ownership import Ownership
@@ -16,72 +16,19 @@ from actors.recovery import Recovered
 from engine import limits
 from engine.codec import Position, decode_record, encode_record
 from engine.messages import (
-    Adjust,
     Audit,
     AuditView,
-    ChannelPolicy,
-    Claimed,
-    Command,
-    Commit,
     Committed,
     Event,
     Opened,
     Received,
-    SetChannel,
-    Ship,
     SnapshotBegun,
     Status,
 )
 from engine.snapshot import SnapshotWriter, chunk_name
 from engine.state import ShardState
-from tests.actors.trial import (
-    BUSY,
-    REPLY,
-    REQUEST,
-    FaultyJournal,
-    Life,
-    Trial,
-    ownership,
-    receive,
-    replayed,
-    reserve,
-    timeless,
-)
-
-
-def auditor(life: Life) -> Auditor:
-    assert life.owner.auditor is not None
-    return life.owner.auditor
-
-
-def turns(life: Life) -> Turns:
-    """What the audits of its host came to."""
-    return auditor(life)._turns
-
-
-async def view(life: Life, *, quick: bool = False) -> AuditView:
-    """What an audit of the shard says."""
-    answer = await life.ask(Audit(0, quick))
-    assert isinstance(answer.body, AuditView), answer
-    assert answer.body.drift >= len(answer.body.findings)
-    return answer.body
-
-
-async def trade(life: Life) -> None:
-    """Something of every sort that a shard remembers."""
-    commands: list[Command] = [
-        receive(10),
-        SetChannel(0, "shop", ChannelPolicy(buffer=1)),
-        reserve("r1", 2),
-        reserve("r2", 3),
-        reserve("r3", 1),
-        Commit("r2", 0),
-        Ship("r2", 0),
-        Adjust("sku", "here", -1, key="k1"),
-    ]
-    for command in commands:
-        assert Status.OK is (await life.ask(command)).status
-
+from tests.actors.audits import auditor, snapshots, trade, turns, view
+from tests.actors.trial import Life, Trial, ownership, receive, replayed, timeless
 
 Change = Callable[[ShardState], object]
 
@@ -182,6 +129,11 @@ def test_memory_that_drifts(trial: Trial, change: Change, findings: list[str]) -
     run()
 
 
+def reasons(logs: list[EventDict]) -> list[str]:
+    """Why audits were not completed."""
+    return [each["reason"] for each in logs if each["event"] == "audit_incomplete"]
+
+
 @timeless
 async def test_memory_that_cannot_be_read(trial: Trial) -> None:
     """An audit that cannot even copy what there is was not completed, and that is told."""
@@ -191,8 +143,9 @@ async def test_memory_that_cannot_be_read(trial: Trial) -> None:
     life.owner.shard.state.reservations.put("r1", b"no reservation")
 
     for done, quick in enumerate((True, False), 1):
-        assert Status.NOT_DONE is (await life.ask(Audit(0, quick))).status
-        assert "what is in memory could not be copied" == auditor(life).skipped
+        with capture_logs() as logs:
+            assert Status.NOT_DONE is (await life.ask(Audit(0, quick))).status
+        assert ["what is in memory could not be copied"] == reasons(logs)
         assert done == turns(life).incomplete
     await life.idle(62)
     assert (3, 0) == (turns(life).incomplete, turns(life).clean)
@@ -207,13 +160,13 @@ async def test_an_audit_that_fails(trial: Trial, monkeypatch: pytest.MonkeyPatch
     def fail(*arguments: object) -> None:
         raise KeyError("sku")
 
-    with monkeypatch.context() as broken:
+    with monkeypatch.context() as broken, capture_logs() as logs:
         broken.setattr("actors.auditor.auditing", fail)
         assert Status.NOT_DONE is (await life.ask(Audit(0))).status
-    assert "it failed: KeyError('sku')" == auditor(life).skipped
+    assert ["it failed: KeyError('sku')"] == reasons(logs)
     assert 1 == turns(life).incomplete
     assert 0 == (await view(life)).drift
-    assert "" == auditor(life).skipped
+    assert 1 == turns(life).incomplete
 
 
 @timeless
@@ -255,23 +208,6 @@ async def test_an_owner_that_recovered_something_else(
 
 
 # --- what is stored --------------------------------------------------------------------------
-
-
-async def snapshots(life: Life, count: int, monkeypatch: pytest.MonkeyPatch) -> list[Position]:
-    """Go on until so many generations are kept, and what is older is gone."""
-    snapshotter = life.owner.snapshotter
-    assert snapshotter is not None
-    with monkeypatch.context() as patch:
-        patch.setattr(limits, "SNAPSHOT_AFTER_EVENTS", 1)
-        for _ in range(100):
-            if len(snapshotter.generations) == count:
-                break
-            await life.ask(receive(1))
-            await asyncio.sleep(1)
-    await life.ask(receive(1))
-    await asyncio.sleep(1)
-    assert len(snapshotter.generations) == count
-    return snapshotter.generations
 
 
 Stored = Callable[[list[Entry]], object]
@@ -464,138 +400,6 @@ async def test_snapshots_and_takeovers_on_the_way(
     assert sum(each.position > older for each in trial.store.records()) == found.replayed
     assert 6 == found.checks  # the copy, both snapshots, `opened`, the last record, the state
     assert older < newer
-
-
-# --- what goes on meanwhile ------------------------------------------------------------------
-
-
-def at_first_read(journal: FaultyJournal, change: Callable[[], object]) -> None:
-    """Do that when the journal is walked for the first time: at the first read but the proof."""
-    seen = journal.operations.count("read")
-
-    def look(operation: str) -> None:
-        if operation == "read" and journal.operations.count("read") == seen + 2:
-            change()
-
-    journal.before = look
-
-
-@pytest.mark.parametrize("fault", [REQUEST, REPLY, BUSY])
-def test_a_journal_that_stumbles(trial: Trial, fault: str) -> None:
-    """What fails is asked again."""
-
-    @timeless
-    async def run() -> None:
-        journal = trial.journal()
-        life = await trial.serve(journal)
-        await trade(life)
-        at_first_read(journal, lambda: journal.fault_last(fault))
-        found = await view(life)
-        assert (True, 0) == (found.complete, found.drift)
-        assert fault in journal.faults.values()
-
-    run()
-
-
-@timeless
-async def test_a_server_that_is_replaced(trial: Trial) -> None:
-    """The new one may have gone back in time, and is given back what it lacks: nothing is said."""
-    journal = trial.journal()
-    life = await trial.serve(journal)
-    await trade(life)
-    last = trial.last.position
-
-    def replace() -> None:
-        trial.store.restart()
-        trial.store.forget(0, last)
-
-    at_first_read(journal, replace)
-    found = await view(life)
-
-    assert (False, 0, []) == (found.complete, found.drift, found.findings)
-    assert "another process answers for the journal's server meanwhile" == found.skipped
-    await life.ask(receive(1))
-    assert (True, 0) == ((again := await view(life)).complete, again.drift)
-
-
-@timeless
-async def test_a_shard_that_is_taken_over(trial: Trial) -> None:
-    """What its new owner does with the journal is no business of the old one's."""
-    journal = trial.journal()
-    life = await trial.serve(journal)
-    await trade(life)
-
-    def take_over() -> None:
-        trial.store.entries().pop(4)
-        trial.store.append(0, *claimed(), False)
-
-    at_first_read(journal, take_over)
-    found = await view(life)
-
-    assert (False, 0, "the shard has another owner meanwhile") == (
-        *(found.complete, found.drift),
-        found.skipped,
-    )
-
-
-def claimed() -> tuple[Position, bytes]:
-    position = Position(7, 0)
-    record, _ = encode_record(0, position, 0, 0, Position(0, 0), [Claimed(b"nonce", "elsewhere")])
-    return position, record
-
-
-def test_a_journal_that_is_trimmed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However far the shard gets meanwhile: there is another way, or none, and never a finding."""
-    monkeypatch.setattr(limits, "AUDIT_SLICE_ENTRIES", 1)
-    monkeypatch.setattr(limits, "AUDIT_HURRIED_SECONDS", 1.0)
-    monkeypatch.setattr(limits, "SNAPSHOT_AFTER_EVENTS", 8)
-    skipped: list[str] = []
-
-    @timeless
-    async def run(batches: int) -> None:
-        trial = Trial(tmp_path / str(batches))
-        life = await trial.serve()
-        for number in range(20):
-            await life.ask(receive(1, f"sku-{number % 4}"))
-        asked = life.send(Audit(0))
-        for number in range(batches):
-            await life.ask(receive(1, f"sku-{number % 4}"))
-            await asyncio.sleep(1)
-        found = (await asked.first()).body
-        assert isinstance(found, AuditView)
-        assert (0, []) == (found.drift, found.findings)
-        assert found.complete is not bool(found.skipped)
-        skipped.append(found.skipped)
-
-    for batches in range(30):
-        run(batches)
-    assert {"", "the journal was trimmed beyond the copy meanwhile"} == set(skipped)
-
-
-@pytest.mark.parametrize("crash", [False, True])
-def test_an_audit_ends_with_its_owner(
-    trial: Trial, monkeypatch: pytest.MonkeyPatch, crash: bool
-) -> None:
-    """Who waits for it learns that there will be none, and nothing goes on."""
-    monkeypatch.setattr(limits, "AUDIT_HURRIED_SECONDS", 100.0)
-    monkeypatch.setattr(limits, "AUDIT_SLICE_ENTRIES", 1)
-
-    @timeless
-    async def run() -> None:
-        life = await trial.serve()
-        await trade(life)
-        asked = [life.send(Audit(0)), life.send(Audit(0))]
-        await asyncio.sleep(150)
-        assert [None, None] == [each.status for each in asked]
-        if crash:
-            await life.crash()
-        else:
-            await life.stop()
-        assert [Status.NOT_DONE] * 2 == [each.status for each in asked]
-        await asyncio.sleep(1)
-        assert {asyncio.current_task()} == asyncio.all_tasks()
-
-    run()
 
 
 # --- by itself -------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import shutil
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
@@ -19,6 +19,7 @@ from actors.disk import Disk
 from actors.installation import Installation, read_installation, write_installation
 from actors.journal import BusyError, Entry, Journal, RedisJournal
 from actors.marks import Marks, read_mark
+from actors.memory_journal import MemoryStore
 from actors.restoration import restore
 from actors.standing_journal import UnreachableJournalError, connected, embedded, standing_journal
 from engine import limits
@@ -48,13 +49,13 @@ def silent(what: str, done: int, of: int) -> None:
 class Shop(Trial):
     """A trial whose archive and marks are in a data directory, as an engine's are."""
 
-    def __init__(self, directory: Path, snapshot_bytes: int = 1_000) -> None:
+    def __init__(self, directory: Path, snapshot_bytes: int = 1_000, shards: int = 1) -> None:
         self.data = DataDirectory(directory)
-        super().__init__(self.data.marks)
+        super().__init__(self.data.marks, shards)
         self.files = Archive(self.data.archive, None, Disk())
         self._snapshot_bytes = snapshot_bytes
         directory.mkdir(exist_ok=True)
-        write_installation(directory, INSTALLATION)
+        write_installation(directory, Installation("here", shards))
 
     def archiver(self) -> Archiver:
         return Archiver(Archive(self.data.archive, None, Disk()), self._snapshot_bytes)
@@ -321,6 +322,22 @@ class Hold:
             self._journal.freeze()
 
 
+class Late(FaultyJournal):
+    """Something happens each time that the newest records were read."""
+
+    def __init__(self, store: MemoryStore, change: Callable[[], Awaitable[None]]) -> None:
+        super().__init__(store)
+        self._change = change
+
+    async def read(
+        self, shard: int, after: Position, count: int, *, newest: bool = False
+    ) -> list[Entry]:
+        found = await super().read(shard, after, count, newest=newest)
+        if newest:
+            await self._change()
+        return found
+
+
 @timeless
 async def test_marks_go_on_meanwhile(shop: Shop, tmp_path: Path) -> None:
     """What is acknowledged, and marked, while the last record is being looked up is no sign of a
@@ -328,20 +345,14 @@ async def test_marks_go_on_meanwhile(shop: Shop, tmp_path: Path) -> None:
     life = await shop.serve()
     await sell(life, 5)
 
-    class Late(FaultyJournal):
-        async def read(
-            self, shard: int, after: Position, count: int, *, newest: bool = False
-        ) -> list[Entry]:
-            found = await super().read(shard, after, count, newest=newest)
-            if newest:
-                await sell(life, 1)
-                marks = Marks(shop.data.marks)
-                marks.note(0, shop.last.position, shop.last.checksum)
-                await marks.write()
-            return found
+    async def go_on() -> None:
+        await sell(life, 1)
+        marks = Marks(shop.data.marks)
+        marks.note(0, shop.last.position, shop.last.checksum)
+        await marks.write()
 
     acknowledged = shop.last.position
-    made = await shop.back_up(tmp_path / "backup", Late(shop.store))
+    made = await shop.back_up(tmp_path / "backup", Late(shop.store, go_on))
 
     assert acknowledged <= made.shards[0].head < shop.last.position
     await life.stop()
@@ -353,15 +364,9 @@ async def test_the_archive_goes_on_meanwhile(shop: Shop, tmp_path: Path) -> None
     life = await shop.serve()
     await sell(life, 5)
 
-    class Late(FaultyJournal):
-        async def read(
-            self, shard: int, after: Position, count: int, *, newest: bool = False
-        ) -> list[Entry]:
-            found = await super().read(shard, after, count, newest=newest)
-            if newest:
-                shop.files.add(0, shop.store.entries()[:3])
-                await sell(life, 2)
-            return found
+    async def go_on() -> None:
+        shop.files.add(0, shop.store.entries()[:3])
+        await sell(life, 2)
 
     def archive(what: str, done: int, of: int) -> None:
         if what == "archives":
@@ -373,7 +378,7 @@ async def test_the_archive_goes_on_meanwhile(shop: Shop, tmp_path: Path) -> None
             shop.files.keep(0, position, state.now, chunks)
 
     made = await back_up(
-        *(shop.data, Late(shop.store), tmp_path / "backup"),
+        *(shop.data, Late(shop.store, go_on), tmp_path / "backup"),
         with_archive=True,
         version="9",
         progress=archive,

@@ -86,6 +86,9 @@ def test_what_is_published_lasts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         *((path, False), (target.parent, True)),
     ]
     assert expected == synced
+    assert not Disk().publish(path, target)  # by somebody who had no time to make the name last
+    assert (target.parent, True) == synced[-1]
+    assert len(expected) + 2 == len(synced)
 
 
 def test_a_disk_in_memory_can_be_full() -> None:

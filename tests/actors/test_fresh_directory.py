@@ -41,7 +41,7 @@ def test_what_is_published_lasts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def noted(descriptor: int) -> None:
         fsync(descriptor)
         path = Path(f"/proc/self/fd/{descriptor}").readlink()
-        synced[path.name if ".target-" not in path.name else "fresh"] = target.exists()
+        synced[path.name if ".target." not in path.name else "fresh"] = target.exists()
 
     monkeypatch.setattr(os, "fsync", noted)
     make(target)
@@ -61,6 +61,22 @@ def test_what_is_not_published_is_removed(tmp_path: Path) -> None:
     with pytest.raises(KeyError):
         fail()
     assert [] == list(tmp_path.iterdir())
+
+
+def test_what_a_killed_process_has_left_is_removed(tmp_path: Path) -> None:
+    """By the next who makes that directory; what somebody is writing just now stays, and what is of
+    another name."""
+    for name in (".target.onhand-abc", ".target-abc", ".targets.onhand-abc"):
+        (tmp_path / name / "half").mkdir(parents=True)
+    with fresh_directory(tmp_path / "target") as first:
+        (first.path / "file").write_text("whole")
+        with fresh_directory(tmp_path / "target") as second:
+            assert first.path != second.path
+        first.publish()
+
+    assert "whole" == (tmp_path / "target" / "file").read_text()
+    expected = {"target", ".target-abc", ".targets.onhand-abc"}
+    assert expected == {each.name for each in tmp_path.iterdir()}
 
 
 def test_an_empty_directory_gives_way(tmp_path: Path) -> None:

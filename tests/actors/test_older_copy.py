@@ -161,8 +161,55 @@ async def test_the_claim_that_fenced_us_is_forgotten(trial: Trial) -> None:
     waiting = life.send(receive(1))
 
     assert Phase.FENCED is await life.ended()
-    assert "2-1 was acknowledged, though it is gone" in life.owner.reason
+    assert "another's 2-1 was acknowledged, though it is gone" in life.owner.reason
     assert Status.OUTCOME_UNKNOWN is waiting.status
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 5])
+def test_our_epoch_was_anothers(trial: Trial, ahead: int) -> None:
+    """A server that has forgotten our claim lets another have our epoch; if it forgets the other's
+    claim then, and takes ours again, the marks still tell."""
+
+    @timeless
+    async def run() -> None:
+        life = await trial.serve()
+        await life.ask(receive(1))
+        epoch, sequence = trial.last.position
+        await mark(trial, Position(epoch, sequence + ahead))
+        Copy(trial).restore()
+        waiting = life.send(receive(1))
+
+        assert Phase.FENCED is await life.ended()
+        assert f"another's {epoch}-{sequence + ahead} was acknowledged" in life.owner.reason
+        assert Status.OUTCOME_UNKNOWN is waiting.status
+
+    run()
+
+
+@pytest.mark.parametrize(
+    ("later", "phase"), [(-1, Phase.FAILED), (0, Phase.FENCED), (1, Phase.FENCED)]
+)
+def test_what_is_marked_while_we_open(trial: Trial, later: int, phase: Phase) -> None:
+    """Nothing is answered by an owner that has opened without what others have acknowledged: in an
+    epoch before its own, in the same, in a later one."""
+
+    @timeless
+    async def run() -> None:
+        await trial.live(1)
+        marked = Position(trial.last.position.epoch + 1 + later, 9)
+        life = trial.begin(journal := trial.journal())
+        journal.once("append", lambda: journal.once("append", note))
+        waiting = life.send(receive(1))
+
+        def note() -> None:
+            asyncio.get_running_loop().create_task(mark(trial, marked))
+            journal.fault_last(BUSY)  # it is written in the meantime
+
+        assert phase is await life.ended(), life.owner.reason
+        assert f"{marked} was acknowledged" in life.owner.reason
+        assert waiting.status not in (None, Status.OK)
+
+    run()
 
 
 @timeless

@@ -10,7 +10,6 @@ one behind an event, unless the same was asked by another call, too.
 
 from collections import defaultdict
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import Any, Final
 
 import msgspec
@@ -191,7 +190,7 @@ class Calls:
         self, event: Event, kind: type[Command], shard: int, stored_at: int
     ) -> list[tuple[Command, bool]]:
         """The commands, as hosts may have got them, that were asked for and could do `event` in
-        `shard`; last those of which it is in doubt that they had an effect by `stored_at`."""
+        `shard`, and whether it is in doubt that they had an effect by `stored_at`."""
         found: list[tuple[Command, bool]] = []
         for command in self._named.get(name_of(event, kind), {}).values():
             if isinstance(command, SetChannel) and command.shard != shard:
@@ -206,7 +205,7 @@ class Calls:
                 fields["channel"] = command.channel or event.channel
             filled = msgspec.structs.replace(command, **fields) if fields else command
             found.append((filled, self.doubt(filled, stored_at) is not None))
-        return sorted(found, key=itemgetter(1))
+        return found
 
     def doubt(self, command: Command, stored_at: int) -> str | None:
         """Why no call can be behind `command` having had an effect that was durable at
@@ -250,10 +249,12 @@ class Arrivals:
 
     def may_have(self, host: str, command: Command, stored_at: int) -> bool:
         """Whether `host` had got `command` by then, and has not said that it did nothing."""
-        if not self._is_told:
-            return True
+        return not self._is_told or self.count(host, command, stored_at) > 0
+
+    def count(self, host: str, command: Command, stored_at: int) -> int:
+        """How often `host` had got `command` by then, without saying that it did nothing."""
         spelled = [(host, spelling) for spelling in self._calls.spellings(command)]
-        return any(at <= stored_at for key in spelled for at in self._open.get(key, ()))
+        return sum(at <= stored_at for key in spelled for at in self._open.get(key, ()))
 
 
 _CHANGING: Final = frozenset(MAKERS.values())

@@ -497,7 +497,7 @@ def _() -> list[Place]:
 
 @_mutant("once: who was fenced goes on when the server has forgotten it")
 def _() -> list[Place]:
-    return [(appender.Appender, "_check_marked", lambda self: None)]
+    return [(appender.Appender, "check_marked", lambda self: None)]
 
 
 @_mutant("once: nobody looks whether the journal is still there, and still ours")

@@ -46,6 +46,7 @@ from tests.simulation.calls import MAKERS, Arrivals, Calls, name_of
 from tests.simulation.deeds import Deed, deed, done, noticed, told
 from tests.simulation.history import Given, History
 from tests.simulation.lineage import Lineage, PartedError, at_least, at_most
+from tests.simulation.prints import looks_like
 from tests.simulation.quick_model import Before, QuickModel
 from tests.simulation.sightings import Sightings
 
@@ -218,22 +219,49 @@ class Replay:
             kind = Commit
         name = name_of(first, kind)
         problems: list[str] = []
-        for given in self._doers(name, first):
-            problem = self._try(given.command, group)
+        doers = self._doers(name, first)
+        for given in doers:
+            problem = self._try(given.command, group, given.answer)
             if problem is None:
                 self._check_given(record, given)
                 return
             problems.append(problem)
-        for command, is_doubtful in self._calls.unheard(first, kind, self.shard, self._at):
+        for command, is_doubtful in self._unheard(record, first, kind):
             if is_doubtful and problems:
                 break
+            if doers and not self._is_one_more(record, command, doers):
+                continue
             problem = self._try(command, group)
             if problem is None:
                 self._check_asked(record, command)
                 return
             problems.append(problem)
+        for given in doers:
+            if self._try(given.command, group) is None:
+                self._check_given(record, given)
+                return
         why = problems[0] if problems else "is nobody's doing"
         raise PartedError(f"{record.position} tells of {group[:4]}, which {why}")
+
+    def _unheard(
+        self, record: Record, event: Event, kind: type[Command]
+    ) -> list[tuple[Command, bool]]:
+        """Commands of which no answer says that they did `event`, the likely ones first; last those
+        of which it is in doubt that they were asked for, or reached the owner unrefused."""
+        host = self.lineage.hosts.get(record.position.epoch, "")
+        found = [
+            (command, is_doubtful or not self._arrivals.may_have(host, command, self._at))
+            for command, is_doubtful in self._calls.unheard(event, kind, self.shard, self._at)
+        ]
+        return sorted(found, key=lambda each: (each[1], not looks_like(each[0], event)))
+
+    def _is_one_more(self, record: Record, command: Command, doers: list[Given]) -> bool:
+        """Whether the owner had got `command` more often than it has answered it upon this very
+        record."""
+        host = self.lineage.hosts.get(record.position.epoch, "")
+        equal = self._calls.equal
+        answered = sum(equal(given.command) == equal(command) for given in doers)
+        return self._arrivals.count(host, command, self._at) > answered
 
     def _doers(self, name: tuple[Any, ...], event: Event) -> list[Given]:
         """Answers that rest on this record and say that the command did something like `event`.
@@ -241,7 +269,7 @@ class Replay:
         Whoever came only when the record stood did nothing: it found things as it wanted them.
         """
         status = Status.UNKNOWN_RESERVATION if isinstance(event, Buried) else Status.OK
-        return [
+        doers = [
             given
             for given in self._pending
             if given.answer.status == status
@@ -249,9 +277,11 @@ class Replay:
             and type(given.command) is name[0]
             and name_of(given.command, name[0]) == name
         ]
+        return sorted(doers, key=lambda given: not looks_like(given.command, event))
 
-    def _try(self, command: Command, group: list[Event]) -> str | None:
-        """Execute `command`; why it cannot have done `group`, then it did nothing."""
+    def _try(self, command: Command, group: list[Event], said: Answer | None = None) -> str | None:
+        """Execute `command`; why it cannot have done `group` and been answered as `said`, then it
+        did nothing."""
         model = self.model
         before = model.save(command)
         answer = model.execute(command)
@@ -265,6 +295,8 @@ class Replay:
             expected = done(model, before, command)
             if main + sorted(shortfalls) != expected:
                 problem = f"{command} cannot have done: it does {expected}"
+            elif said is not None and differs(answer, said):
+                problem = f"{command} cannot have done: it is answered {answer}"
         if problem is None:
             self._answer = answer
         else:
