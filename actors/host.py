@@ -60,6 +60,7 @@ from engine.messages import (
     Reserve,
     Response,
     Restock,
+    Sample,
     SetChannel,
     SetStock,
     Ship,
@@ -132,11 +133,12 @@ class Host:
         on_empty: Callable[[], None],
         clock_from: Callable[[int], Clock] = Clock,
         archive: AnyArchive | None = None,
+        around: Callable[[], list[Sample]] = list,
     ) -> None:
         """`journals`: connections to the same server, each shard always uses the same one;
         `on_change` is called when `status` has changed, `on_empty` when every shard was lost;
         `clock_from` makes the clock of a shard, which never goes back behind a stamp; `archive`
-        gets what is trimmed, None = nobody does."""
+        gets what is trimmed, None = nobody does; `around` tells of the process at each scrape."""
         self._shards = settings.shards
         self._ownership = Ownership(
             settings.shards,
@@ -169,6 +171,8 @@ class Host:
         self._keepers: list[asyncio.Task[None]] = []
         self._loop = asyncio.get_running_loop()
         self.tally = Tally()
+        self.around = around
+        self.marks_failed = 0
         self.archiver = (
             None if archive is None else Archiver(archive, settings.archive_snapshot_bytes)
         )
@@ -447,6 +451,7 @@ class Host:
         try:
             await self._marks.write()
         except (OSError, CorruptMarkError) as error:
+            self.marks_failed += 1
             _log.error("marks_not_written", error=str(error))
 
     async def _look_at_memory(self) -> None:
@@ -484,6 +489,11 @@ class Host:
     @property
     def owners(self) -> list[Owner]:
         return list(self._owners.values())
+
+    @property
+    def remembered_max(self) -> int:
+        """Of one shard."""
+        return self._ownership.remembered_max
 
     @property
     def fill(self) -> float:

@@ -28,6 +28,8 @@ from actors.journal import CONNECTIONS_PER_HOST, RedisJournal
 from actors.keys import Authenticator
 from actors.log import set_up_logs
 from actors.marks import Marks
+from actors.usage import served, usage
+from engine.messages import Sample
 
 JOURNAL_SECONDS: Final = 60.0
 """For the journal's server to answer; after that Ray starts the process again."""
@@ -54,6 +56,10 @@ class HostProcess:
         ]
         await asyncio.gather(*(journal.open(JOURNAL_SECONDS) for journal in journals))
         member = HostMember(_end)
+
+        def around() -> list[Sample]:
+            return [*usage(settings.data_path), *served(server.statistics())]
+
         host = Host(
             self._name,
             settings,
@@ -64,6 +70,7 @@ class HostProcess:
             member.notice,
             member.emptied,
             archive=Archive(directory.archive, settings.archive_us),
+            around=around,
         )
         server = BinaryServer(
             self._name, settings.shards, host, Authenticator(settings, directory.keys)

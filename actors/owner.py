@@ -109,12 +109,19 @@ class Tally:
         "batch",
         "batched",
         "elapsed",
+        "ended",
+        "opened",
+        "opening",
         "outcomes",
+        "resent",
+        "retried",
         "seconds",
+        "snapshots",
     )
 
     SECONDS: Final = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0)
     BATCH: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+    OPENING: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0)
 
     def __init__(self) -> None:
         self.appends = 0
@@ -127,6 +134,26 @@ class Tally:
         self.elapsed = 0.0
         self.batch = [0] * (len(self.BATCH) + 1)
         self.batched = 0
+        self.opened = [0] * (len(self.OPENING) + 1)
+        """Of shards that came up, from the claim to the first batch."""
+        self.opening = 0.0
+        self.ended = dict.fromkeys((each for each in Phase if each in ENDED), 0)
+        """How often an owner ended in which way."""
+        self.retried = self.resent = self.snapshots = 0
+        """Of owners that have ended."""
+
+    def came_up(self, seconds: float) -> None:
+        """A shard is served from now on, after so long."""
+        self.opening += seconds
+        self.opened[bisect_left(self.OPENING, seconds)] += 1
+
+    def inherit(self, phase: Phase, appender: Appender | None, snapshots: int) -> None:
+        """An owner has ended: what it counted must not be lost, or totals would shrink."""
+        self.ended[phase] += 1
+        self.snapshots += snapshots
+        if appender is not None:
+            self.retried += appender.retried
+            self.resent += appender.resent
 
 
 class Owner:
@@ -290,7 +317,7 @@ class Owner:
         return bool(newest) and newest[0].position.epoch > self.epoch
 
     async def _come_up(self, floors: list[Floor]) -> None:
-        ownership = self._ownership
+        ownership, began = self._ownership, monotonic()
         mark = self._marks.read(self.number)
         if mark is not None:
             floors = [*floors, Floor(mark.position, mark.checksum)]
@@ -343,6 +370,7 @@ class Owner:
         self.shard.replay(stamp, [event])
         await self.appender.append(stamp, [event])
         self.proven_at = self._seen_at = self._loop.time()
+        self._tally.came_up(monotonic() - began)
         self._turn(Phase.LEAVING if self._stopping else Phase.SERVING)
         _log.info(
             "shard_opened",
@@ -546,6 +574,8 @@ class Owner:
     def _end(self, phase: Phase, reason: str) -> None:
         """Drop what is in memory and tell those who wait what is known."""
         self.phase, self.reason = phase, reason
+        taken = self.snapshotter.count if self.snapshotter is not None else 0
+        self._tally.inherit(phase, self.appender, taken)
         waiting, self.in_flight = self.in_flight, []
         if phase is Phase.BROKEN and not self._is_decided:
             self._blame(waiting)

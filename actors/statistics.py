@@ -3,7 +3,8 @@
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from actors.owner import Owner, Phase, Tally
+from actors.owner import ENDED, Owner, Phase, Tally
+from engine import limits
 from engine.messages import STATE_NAMES, Histogram, Sample, State, Status
 
 if TYPE_CHECKING:
@@ -31,10 +32,14 @@ def measure(host: "Host") -> list[Sample]:
             Histogram([float(n) for n in Tally.BATCH], list(tally.batch), float(tally.batched)),
         ),
         Sample("onhand_journal_memory_ratio", [], host.fill),
+        Sample("onhand_marks_failed_total", [], host.marks_failed),
+        *_comings_and_goings(host),
+        *_lags(host),
         *_archive(host),
         *_history(host),
         *_shards(host),
         *_audits(host),
+        *host.around(),
     ]
 
 
@@ -81,12 +86,17 @@ def _in_flight(owner: Owner) -> int:
 def _shards(host: "Host") -> list[Sample]:
     owners = host.owners
     serving = [each for each in owners if each.phase is Phase.SERVING]
-    appenders = [each.appender for each in owners if each.appender is not None]
+    appenders = [
+        each.appender for each in owners if each.appender is not None and each.phase not in ENDED
+    ]
+    tally = host.tally
+    retried = tally.retried + sum(each.retried for each in appenders)
+    resent = tally.resent + sum(each.resent for each in appenders)
     samples = [
         Sample("onhand_queued_commands", [], sum(len(each.inbox) for each in owners)),
         Sample("onhand_in_flight_commands", [], sum(map(_in_flight, owners))),
-        Sample("onhand_journal_retries_total", [], sum(each.retried for each in appenders)),
-        Sample("onhand_journal_resent_total", [], sum(each.resent for each in appenders)),
+        Sample("onhand_journal_retries_total", [], retried),
+        Sample("onhand_journal_resent_total", [], resent),
         Sample("onhand_skus", [], sum(each.shard.state.skus.size for each in serving)),
         Sample("onhand_shortfalls", [], sum(len(each.shard.state.shortfalls) for each in serving)),
         Sample("onhand_remembered", [], sum(each.shard.state.remembered for each in serving)),
@@ -97,9 +107,61 @@ def _shards(host: "Host") -> list[Sample]:
     for state in State:
         count = sum(each.shard.state.counts[state] for each in serving)
         samples.append(Sample("onhand_reservations", [("state", STATE_NAMES[state])], count))
-    snapshots = sum(each.snapshotter.count for each in owners if each.snapshotter is not None)
+    snapshots = tally.snapshots + sum(
+        each.snapshotter.count
+        for each in owners
+        if each.snapshotter is not None and each.phase not in ENDED
+    )
     samples.append(Sample("onhand_snapshots_total", [], snapshots))
     return samples
+
+
+def _comings_and_goings(host: "Host") -> list[Sample]:
+    """How long shards took to come up, and how their owners ended."""
+    tally = host.tally
+    coming = (Phase.CLAIMING, Phase.RECOVERING)
+    return [
+        Sample(
+            "onhand_recovery_seconds",
+            [],
+            Histogram(list(Tally.OPENING), list(tally.opened), tally.opening),
+        ),
+        Sample(
+            "onhand_recovering_records",
+            [],
+            sum(each.progress for each in host.owners if each.phase in coming),
+        ),
+        *(
+            Sample("onhand_owners_ended_total", [("phase", phase.value)], count)
+            for phase, count in tally.ended.items()
+        ),
+    ]
+
+
+def _lags(host: "Host") -> list[Sample]:
+    """How far the worst of the shards that are served is from where it ought to be."""
+    now = asyncio.get_running_loop().time()
+    serving = [each for each in host.owners if each.phase is Phase.SERVING]
+    snapshotters = [each.snapshotter for each in serving if each.snapshotter is not None]
+    queued = max((len(each.inbox) for each in serving), default=0)
+    remembered = max((each.shard.state.remembered for each in serving), default=0)
+    debts = [each.debt for each in snapshotters]
+    return [
+        Sample(
+            "onhand_journal_silence_seconds",
+            [],
+            max((now - each.proven_at for each in serving), default=0.0),
+        ),
+        Sample(
+            "onhand_archive_lag_seconds",
+            [],
+            max((each.lag(now) for each in snapshotters), default=0.0),
+        ),
+        Sample("onhand_unsnapshotted_events", [], sum(events for events, _ in debts)),
+        Sample("onhand_unsnapshotted_bytes", [], sum(written for _, written in debts)),
+        Sample("onhand_queue_ratio", [], queued / limits.SHARD_QUEUE_COMMANDS_MAX),
+        Sample("onhand_remembered_ratio", [], remembered / host.remembered_max),
+    ]
 
 
 def _audits(host: "Host") -> list[Sample]:

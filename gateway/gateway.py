@@ -23,7 +23,8 @@ from actors.control import Kind, introduce
 from actors.data_directory import DataDirectory
 from actors.keys import Authenticator
 from actors.log import set_up_logs
-from engine.messages import GetStatistics, Statistics
+from actors.usage import served, usage
+from engine.messages import GetStatistics, Sample, Statistics
 from gateway.forwarder import Forwarder
 from gateway.gateway_member import GatewayMember
 from gateway.homes import RANDOM_BYTES, mint
@@ -31,6 +32,7 @@ from gateway.http_api import LOOPBACK_NAMES, Api
 from gateway.http_edge import HttpEdge
 from gateway.http_routes import RouteTable
 from gateway.http_table import OPERATIONS
+from gateway.metrics import Hosts, map_samples
 from gateway.moves import move_operation
 from gateway.router import Router
 from gateway.status import status_operation
@@ -84,6 +86,8 @@ class GatewayProcess:
             lambda home: mint(home, time.time_ns() // 1_000_000, os.urandom(RANDOM_BYTES)),
             self._host_statistics,
             names={*LOOPBACK_NAMES, settings.bind} if keyless else None,
+            name=self._name,
+            around=self._around,
         )
 
     def _bind(self, port: int) -> str:
@@ -91,9 +95,16 @@ class GatewayProcess:
 
     def _statistics(self) -> Statistics:
         """What this gateway counts; the router's numbers are part of the scrape."""
-        return Statistics(self._edge.api.counters.samples())
+        return Statistics([*self._edge.api.counters.samples(), *self._around()])
 
-    async def _host_statistics(self) -> list[tuple[str, Statistics]]:
+    def _around(self) -> list[Sample]:
+        return [
+            *map_samples(self._member.map),
+            *usage(self._settings.data_path),
+            *served(self._server.statistics()),
+        ]
+
+    async def _host_statistics(self) -> Hosts:
         names = {member.address: member.name for member in self._member.map.members}
         answers = await self._router.ask_hosts(GetStatistics, SCRAPE_MS)
         found = [
@@ -101,9 +112,7 @@ class GatewayProcess:
             for address, answer in answers.items()
             if isinstance(answer.body, Statistics)
         ]
-        if len(found) < len(answers):
-            raise TimeoutError("a host is silent")
-        return found
+        return Hosts(found, len(answers) - len(found))
 
     async def _close(self) -> None:
         await asyncio.gather(self._edge.close(), self._server.close())
