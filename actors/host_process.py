@@ -28,7 +28,7 @@ from actors.journal import CONNECTIONS_PER_HOST, RedisJournal
 from actors.keys import Authenticator
 from actors.log import set_up_logs
 from actors.marks import Marks
-from actors.usage import served, usage
+from actors.usage import Usage, served
 from engine.messages import Sample
 
 JOURNAL_SECONDS: Final = 60.0
@@ -56,9 +56,10 @@ class HostProcess:
         ]
         await asyncio.gather(*(journal.open(JOURNAL_SECONDS) for journal in journals))
         member = HostMember(_end)
+        usage = Usage(settings.data_path)
 
         def around() -> list[Sample]:
-            return [*usage(settings.data_path), *served(server.statistics())]
+            return [*usage.samples(), *served(server.statistics())]
 
         host = Host(
             self._name,

@@ -1,8 +1,9 @@
 """What a process uses of its machine, and what its server counts: read when somebody scrapes.
 
-Nothing here is kept between two scrapes. `resets()` of the uptime tells restarts: a process that
-was started again has the name of the one before. The directory is the one with the data, of whose
-disk the embedded server's append-only file and the archive fill up the same free bytes.
+`resets()` of the uptime tells restarts, because who was started again has the name of the one
+before. It begins with the program, not with its process: Ray has processes at hand that wait for
+one. The directory is the one with the data, whose disk the embedded server's append-only file and
+the archive fill up.
 """
 
 import os
@@ -11,27 +12,29 @@ from pathlib import Path
 from typing import Final
 
 from actors.binary_server import ServerStatistics
-from actors.process import identify
 from engine.messages import Sample
 
-_TICKS: Final = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 
-def usage(directory: Path) -> list[Sample]:
-    """Of this process, and of the disk that `directory` is on."""
-    resident = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    process = identify(os.getpid())
-    assert process is not None, "no /proc"
-    uptime = time.clock_gettime(time.CLOCK_BOOTTIME) - process.started / _TICKS
-    disk = os.statvfs(directory)
-    return [
-        Sample("onhand_process_cpu_seconds_total", [], time.process_time()),
-        Sample("onhand_process_resident_bytes", [], resident * _PAGE_BYTES),
-        Sample("onhand_process_uptime_seconds", [], uptime),
-        Sample("onhand_disk_free_bytes", [], disk.f_bavail * disk.f_frsize),
-        Sample("onhand_disk_bytes", [], disk.f_blocks * disk.f_frsize),
-    ]
+class Usage:
+    """Of one program, from now on."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._began = time.monotonic()
+
+    def samples(self) -> list[Sample]:
+        """Of this process, and of the disk that the directory is on."""
+        resident = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        disk = os.statvfs(self._directory)
+        return [
+            Sample("onhand_process_cpu_seconds_total", [], time.process_time()),
+            Sample("onhand_process_resident_bytes", [], resident * _PAGE_BYTES),
+            Sample("onhand_process_uptime_seconds", [], time.monotonic() - self._began),
+            Sample("onhand_disk_free_bytes", [], disk.f_bavail * disk.f_frsize),
+            Sample("onhand_disk_bytes", [], disk.f_blocks * disk.f_frsize),
+        ]
 
 
 def served(server: ServerStatistics) -> list[Sample]:

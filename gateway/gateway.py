@@ -23,7 +23,7 @@ from actors.control import Kind, introduce
 from actors.data_directory import DataDirectory
 from actors.keys import Authenticator
 from actors.log import set_up_logs
-from actors.usage import served, usage
+from actors.usage import Usage, served
 from engine.messages import GetStatistics, Sample, Statistics
 from gateway.forwarder import Forwarder
 from gateway.gateway_member import GatewayMember
@@ -55,6 +55,7 @@ class GatewayProcess:
         directory = DataDirectory(settings.data_path)
         set_up_logs(directory.logs / f"{self._name}.log", settings.log_level)
         authenticate = Authenticator(settings, directory.keys)
+        self._usage = Usage(settings.data_path)
         self._router = Router(settings.shards, settings.control_token)
         self._member = GatewayMember(self._router, self._close)
         self._edge = HttpEdge(self._api(authenticate))
@@ -100,7 +101,7 @@ class GatewayProcess:
     def _around(self) -> list[Sample]:
         return [
             *map_samples(self._member.map),
-            *usage(self._settings.data_path),
+            *self._usage.samples(),
             *served(self._server.statistics()),
         ]
 

@@ -41,7 +41,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from actors.control import Kind, Map
-from engine.messages import Histogram, Sample, Statistics
+from engine.messages import Histogram, Sample, Statistics, Status
 from gateway.router import RouterStatistics
 
 PREFIX: Final = "onhand_"
@@ -76,7 +76,7 @@ HELP: Final = {
     "map_alarms": "Shards in which the newest audit has found something.",
     "process_cpu_seconds": "CPU time that the process has used.",
     "process_resident_bytes": "Memory that the process has.",
-    "process_uptime_seconds": "Since the process began.",
+    "process_uptime_seconds": "Since the program of the process began.",
     "disk_free_bytes": "Free on the disk that the data directory is on.",
     "disk_bytes": "Size of that disk.",
     "binary_connections": "Open connections of the binary protocol.",
@@ -237,8 +237,9 @@ def map_samples(map_: Map) -> list[Sample]:
 def _router_samples(statistics: RouterStatistics) -> Iterator[Sample]:
     for name, value in statistics._asdict().items():
         if name == "answers":
-            for status, count in statistics.answers.items():
+            for status in Status:  # from 0 on: of a total that begins with 7, no rate has those 7
                 labels = [("status", status.name.lower())]
+                count = statistics.answers.get(status, 0)
                 yield Sample("onhand_router_answers_total", labels, count)
         else:
             yield Sample(f"onhand_router_{name}{'' if name in _NOW else '_total'}", [], value)
