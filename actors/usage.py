@@ -1,9 +1,9 @@
 """What a process uses of its machine, and what its server counts: read when somebody scrapes.
 
-`resets()` of the uptime tells restarts, because who was started again has the name of the one
-before. It begins with the program, not with its process: Ray has processes at hand that wait for
-one. The directory is the one with the data, whose disk the embedded server's append-only file and
-the archive fill up.
+`changes()` of the start time tells restarts, because who was started again has the name of the one
+before. It is the program's, not its process's: Ray has processes at hand that wait for a program.
+The directory is the one with the data, whose disk the embedded server's append-only file and the
+archive fill up.
 """
 
 import os
@@ -22,7 +22,7 @@ class Usage:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._began = time.monotonic()
+        self._began = time.time()
 
     def samples(self) -> list[Sample]:
         """Of this process, and of the disk that the directory is on."""
@@ -31,7 +31,7 @@ class Usage:
         return [
             Sample("onhand_process_cpu_seconds_total", [], time.process_time()),
             Sample("onhand_process_resident_bytes", [], resident * _PAGE_BYTES),
-            Sample("onhand_process_uptime_seconds", [], time.monotonic() - self._began),
+            Sample("onhand_process_start_time_seconds", [], self._began),
             Sample("onhand_disk_free_bytes", [], disk.f_bavail * disk.f_frsize),
             Sample("onhand_disk_bytes", [], disk.f_blocks * disk.f_frsize),
         ]

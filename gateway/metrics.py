@@ -27,7 +27,7 @@ else that a caller can invent, so the number of series is bounded.
 All of that is labelled `gateway`: several gateways share a port, a scrape reaches one of them, and
 the totals of one must not be taken for another's. What a host samples (`actors.statistics`) appears
 under the names it has there, labelled `host`; what any process does (`actors.usage`: its CPU time,
-memory, uptime, disk, binary protocol) under the one label or the other.
+memory, start time, disk, binary protocol) under the one label or the other.
 """
 
 from bisect import bisect_left
@@ -76,7 +76,7 @@ HELP: Final = {
     "map_alarms": "Shards in which the newest audit has found something.",
     "process_cpu_seconds": "CPU time that the process has used.",
     "process_resident_bytes": "Memory that the process has.",
-    "process_uptime_seconds": "Since the program of the process began.",
+    "process_start_time_seconds": "When the program of the process began, since 1970.",
     "disk_free_bytes": "Free on the disk that the data directory is on.",
     "disk_bytes": "Size of that disk.",
     "binary_connections": "Open connections of the binary protocol.",
