@@ -56,8 +56,8 @@ def _sku(number: int) -> str:
     return f"sku-{number % SKUS:012}"
 
 
-def _receive(number: int, place: str = LOCATION, **more: str) -> Command:
-    return Receive(f"sku-{number:012}", place, 1_000_000, **more)
+def _receive(number: int, place: str = LOCATION, key: str | None = None) -> Command:
+    return Receive(f"sku-{number:012}", place, 1_000_000, key=key)
 
 
 KINDS: Final = {

@@ -78,7 +78,7 @@ def dashboard() -> dict[str, Any]:
 
 def queries() -> list[Query]:
     """Of alerts and dashboard."""
-    found = [Query(rule.get("alert", rule.get("record")), rule["expr"]) for rule in rules()]
+    found = [Query(rule.get("alert") or rule["record"], rule["expr"]) for rule in rules()]
     for panel in dashboard()["panels"]:
         for target in panel.get("targets", []):
             found.append(Query(panel["title"], target["expr"], target["legendFormat"]))

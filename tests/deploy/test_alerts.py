@@ -43,7 +43,7 @@ def test_promtool_agrees(arguments: tuple[str, ...]) -> None:
 
 def test_every_alert_is_tested_both_ways() -> None:
     """There is a moment at which it fires, and one at which it does not."""
-    fires, keeps_still = set(), set()
+    fires, keeps_still = set[str](), set[str]()
     for test in yaml.safe_load(TESTS.read_text())["tests"]:
         for look in test["alert_rule_test"]:
             (fires if look.get("exp_alerts") else keeps_still).add(look["alertname"])
