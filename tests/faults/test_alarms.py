@@ -25,6 +25,7 @@ from tests.faults.till import Till
 pytestmark = [pytest.mark.faults, pytest.mark.ray, pytest.mark.redis]
 
 FLAGS = ("--shards", "4")
+MEMORY = 64 << 20
 ON_FIRE = {"OnhandShardStopped", "OnhandDrift", "OnhandJournalDamage", "OnhandDown"}
 
 
@@ -137,11 +138,11 @@ async def test_no_room(tmp_path: Path) -> None:
         prometheus_watching(engine.http, tmp_path / "prometheus") as watch,
         Till(engine.binary) as till,
     ):
-        server.configure(maxmemory="64mb")
+        server.configure(maxmemory=str(MEMORY))
         await asyncio.to_thread(break_the_disk, data)
         for _ in range(8):
             await sell_a_little(engine)
-        fill(server, 0, 40)
+        fill(server, 0.62)
         assert await watch.until_raised("OnhandJournalFilling")
         for name in ("OnhandArchiveFailing", "OnhandMarksFailing"):
 
@@ -150,7 +151,7 @@ async def test_no_room(tmp_path: Path) -> None:
                 return await watch.labels(name)
 
             assert await eventually(raised, 90), name
-        fill(server, 40, 52)
+        fill(server, 0.82)
         assert await watch.until_raised("OnhandJournalFull")
         await till.connected(5)
 
@@ -181,11 +182,11 @@ def break_the_disk(data: Path) -> None:
     (data / "marks" / "marks").write_bytes(b"short")
 
 
-def fill(server: RedisProcess, first: int, last: int) -> None:
-    """Megabytes that are not the engine's, and that no trim frees."""
+def fill(server: RedisProcess, share: float) -> None:
+    """Up to that share of its memory, with what is not the engine's, and what no trim frees."""
     with server.client() as client:
-        for number in range(first, last):
-            client.set(f"ballast-{number}", bytes(1 << 20))
+        while server.used_memory() < share * MEMORY:
+            client.append("ballast", bytes(1 << 18))
 
 
 async def sell_a_little(engine: EngineProcess) -> None:
