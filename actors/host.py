@@ -68,6 +68,7 @@ from engine.messages import (
     Reserve,
     Response,
     Restock,
+    Sample,
     SetChannel,
     SetStock,
     Ship,
@@ -162,12 +163,13 @@ class Host:
         on_empty: Callable[[], None],
         clock_from: Callable[[int], Clock] = Clock,
         archive: AnyArchive | None = None,
+        around: Callable[[], list[Sample]] = list,
     ) -> None:
         """`journals`: connections to the journal's servers, to each of them in turn, so that a
         shard, which always uses the same one, finds its server behind it;
         `on_change` is called when `status` has changed, `on_empty` when every shard was lost;
         `clock_from` makes the clock of a shard, which never goes back behind a stamp; `archive`
-        gets what is trimmed, None = nobody does."""
+        gets what is trimmed, None = nobody does; `around` tells of the process at each scrape."""
         self._shards = settings.shards
         self._ownership = Ownership(
             settings.shards,
@@ -202,6 +204,8 @@ class Host:
         self._keepers: list[asyncio.Task[None]] = []
         self._loop = asyncio.get_running_loop()
         self.board = MapBoard(settings.control_token, settings.shards)
+        self.around = around
+        self.marks_failed = 0
         self.archiver = (
             None
             if archive is None
@@ -522,6 +526,7 @@ class Host:
         try:
             await self._marks.write()
         except (OSError, CorruptMarkError) as error:
+            self.marks_failed += 1
             _log.error("marks_not_written", error=str(error))
 
     async def _look_at_memory(self, server: Server) -> None:
@@ -563,6 +568,11 @@ class Host:
     @property
     def owners(self) -> list[Owner]:
         return list(self._owners.values())
+
+    @property
+    def remembered_max(self) -> int:
+        """Of one shard."""
+        return self._ownership.remembered_max
 
 
 def _too_much_for(fill: float) -> frozenset[type[Command]]:

@@ -30,6 +30,8 @@ from actors.journal_servers import seats_of
 from actors.keys import Authenticator
 from actors.log import set_up_logs
 from actors.marks import Marks
+from actors.usage import Usage, served
+from engine.messages import Sample
 
 JOURNAL_SECONDS: Final = 3.0
 """For the journal's servers to answer; after that the host joins without those that do not."""
@@ -56,6 +58,11 @@ class HostProcess:
         journals = _journals(settings)
         await asyncio.gather(*(each.open(JOURNAL_SECONDS, demand=False) for each in journals))
         member = HostMember(_end)
+        usage = Usage(settings.data_path)
+
+        def around() -> list[Sample]:
+            return [*usage.samples(), *served(server.statistics())]
+
         host = Host(
             self._name,
             settings,
@@ -66,6 +73,7 @@ class HostProcess:
             member.notice,
             member.emptied,
             archive=Archive(directory.archive, settings.archive_us),
+            around=around,
         )
         server = BinaryServer(
             self._name, settings.shards, host, Authenticator(settings, directory.keys)

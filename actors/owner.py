@@ -267,7 +267,7 @@ class Owner:
         return bool(newest) and newest[0].position.epoch > self.epoch
 
     async def _come_up(self, floors: list[Floor]) -> None:
-        ownership = self._ownership
+        ownership, began = self._ownership, monotonic()
         mark = self._marks.read(self.number)
         if mark is not None:
             floors = [*floors, Floor(mark.position, mark.checksum)]
@@ -307,6 +307,7 @@ class Owner:
         await self.appender.append(stamp, [event])
         self._check_marks_again(found, self.appender)
         self.proven_at = self._seen_at = self._loop.time()
+        self._tally.came_up(monotonic() - began)
         self._turn(Phase.LEAVING if self._stopping else Phase.SERVING)
         _log.info(
             "shard_opened",
@@ -513,6 +514,8 @@ class Owner:
     def _end(self, phase: Phase, reason: str) -> None:
         """Drop what is in memory and tell those who wait what is known."""
         self.phase, self.reason = phase, reason
+        taken = self.snapshotter.count if self.snapshotter is not None else 0
+        self._tally.inherit(phase.value, self.appender, taken)
         waiting, self.in_flight = self.in_flight, []
         if phase is Phase.BROKEN and not self._is_decided:
             self._blame(waiting)

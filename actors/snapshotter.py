@@ -137,7 +137,9 @@ class Snapshotter:
         """More is there than two generations and the journal back to the older, because it is not
         archived yet…"""
         self._settle_at = 0.0
-        """…which is tried again then."""
+        """…which is tried again then…"""
+        self._unsettled_since = 0.0
+        """…and was so first then."""
         self._begun: Position | None = None
         """Where the record of this batch will stand, that says that a snapshot is begun there."""
         self._acknowledged: SnapshotTaken | None = None
@@ -168,6 +170,16 @@ class Snapshotter:
     def generations(self) -> list[Position]:
         """The snapshots that are kept, and are not being given up: two at most, older first."""
         return [each for each in self._generations[-2:] if each >= self._forgotten]
+
+    @property
+    def debt(self) -> tuple[int, int]:
+        """Events and bytes journaled since the newest snapshot was begun: about what a recovery
+        would have to replay."""
+        return self._events, self._bytes
+
+    def lag(self, now: float) -> float:
+        """For how many seconds what may be trimmed has waited for that."""
+        return now - self._unsettled_since if self._unsettled else 0.0
 
     @property
     def is_waiting(self) -> bool:
@@ -425,8 +437,11 @@ class Snapshotter:
 
     async def _settle(self) -> None:
         """Keep two generations, and the journal back to the older; or try again later."""
-        self._unsettled = len(self._generations) > 1
-        if not self._unsettled:
+        unsettled = len(self._generations) > 1
+        if unsettled and not self._unsettled:
+            self._unsettled_since = self._loop.time()
+        self._unsettled = unsettled
+        if not unsettled:
             return
         self._settle_at = self._loop.time() + limits.ARCHIVE_RETRY_SECONDS
         older = self._generations[-2]

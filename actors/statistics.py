@@ -3,8 +3,9 @@
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from actors.owner import Owner, Phase
+from actors.owner import ENDED, Owner, Phase
 from actors.tally import Tally
+from engine import limits
 from engine.messages import STATE_NAMES, Histogram, Sample, State, Status
 from engine.placement import server_of
 
@@ -19,10 +20,14 @@ def measure(host: "Host") -> list[Sample]:
     return [
         *_outcomes([server.tally for server in host.servers]),
         *_journal(host),
+        Sample("onhand_marks_failed_total", [], host.marks_failed),
+        *_comings_and_goings(host),
+        *_lags(host),
         *_archive(host),
         *_history(host),
         *_shards(host),
         *_audits(host),
+        *host.around(),
     ]
 
 
@@ -50,15 +55,19 @@ def _outcomes(tallies: list[Tally]) -> list[Sample]:
 
 def _journal(host: "Host") -> list[Sample]:
     """Of each server that the journal is on, by its number."""
-    found = []
+    found, now = [], asyncio.get_running_loop().time()
     for number, server in enumerate(host.servers):
         labels, tally = [("server", str(number))], server.tally
         seconds = Histogram(list(Tally.SECONDS), list(tally.seconds), tally.elapsed)
         on_it = [
-            each.appender
-            for each in host.owners
-            if each.appender is not None and server_of(each.number, len(host.servers)) == number
+            each for each in host.owners if server_of(each.number, len(host.servers)) == number
         ]
+        silences = [now - each.proven_at for each in on_it if each.phase is Phase.SERVING]
+        appenders = [
+            each.appender for each in on_it if each.appender is not None and each.phase not in ENDED
+        ]
+        retried = tally.retried + sum(each.retried for each in appenders)
+        resent = tally.resent + sum(each.resent for each in appenders)
         found += [
             Sample("onhand_journal_up", labels, float(server.journal.trouble is None)),
             Sample("onhand_journal_memory_ratio", labels, server.fill),
@@ -66,8 +75,9 @@ def _journal(host: "Host") -> list[Sample]:
             Sample("onhand_journal_appended_bytes_total", labels, tally.appended_bytes),
             Sample("onhand_journal_barriers_total", labels, tally.barriers),
             Sample("onhand_journal_append_seconds", labels, seconds),
-            Sample("onhand_journal_retries_total", labels, sum(each.retried for each in on_it)),
-            Sample("onhand_journal_resent_total", labels, sum(each.resent for each in on_it)),
+            Sample("onhand_journal_retries_total", labels, retried),
+            Sample("onhand_journal_resent_total", labels, resent),
+            Sample("onhand_journal_silence_seconds", labels, max(silences, default=0.0)),
         ]
     return found
 
@@ -115,9 +125,59 @@ def _shards(host: "Host") -> list[Sample]:
     for state in State:
         count = sum(each.shard.state.counts[state] for each in serving)
         samples.append(Sample("onhand_reservations", [("state", STATE_NAMES[state])], count))
-    snapshots = sum(each.snapshotter.count for each in owners if each.snapshotter is not None)
+    snapshots = sum(server.tally.snapshots for server in host.servers) + sum(
+        each.snapshotter.count
+        for each in owners
+        if each.snapshotter is not None and each.phase not in ENDED
+    )
     samples.append(Sample("onhand_snapshots_total", [], snapshots))
     return samples
+
+
+def _comings_and_goings(host: "Host") -> list[Sample]:
+    """How long shards took to come up, and how their owners ended."""
+    tallies = [server.tally for server in host.servers]
+    opened = [sum(each) for each in zip(*(tally.opened for tally in tallies), strict=True)]
+    opening = sum(tally.opening for tally in tallies)
+    coming = (Phase.CLAIMING, Phase.RECOVERING)
+    return [
+        Sample("onhand_recovery_seconds", [], Histogram(list(Tally.OPENING), opened, opening)),
+        Sample(
+            "onhand_recovering_records",
+            [],
+            sum(each.progress for each in host.owners if each.phase in coming),
+        ),
+        *(
+            Sample(
+                "onhand_owners_ended_total",
+                [("phase", phase.value)],
+                sum(tally.ended.get(phase.value, 0) for tally in tallies),
+            )
+            for phase in Phase
+            if phase in ENDED
+        ),
+    ]
+
+
+def _lags(host: "Host") -> list[Sample]:
+    """How far the worst of the shards that are served is from where it ought to be."""
+    now = asyncio.get_running_loop().time()
+    serving = [each for each in host.owners if each.phase is Phase.SERVING]
+    snapshotters = [each.snapshotter for each in serving if each.snapshotter is not None]
+    queued = max((len(each.inbox) for each in serving), default=0)
+    remembered = max((each.shard.state.remembered for each in serving), default=0)
+    debts = [each.debt for each in snapshotters]
+    return [
+        Sample(
+            "onhand_archive_lag_seconds",
+            [],
+            max((each.lag(now) for each in snapshotters), default=0.0),
+        ),
+        Sample("onhand_unsnapshotted_events", [], sum(events for events, _ in debts)),
+        Sample("onhand_unsnapshotted_bytes", [], sum(written for _, written in debts)),
+        Sample("onhand_queue_ratio", [], queued / limits.SHARD_QUEUE_COMMANDS_MAX),
+        Sample("onhand_remembered_ratio", [], remembered / host.remembered_max),
+    ]
 
 
 def _audits(host: "Host") -> list[Sample]:

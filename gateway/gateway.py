@@ -24,7 +24,8 @@ from actors.data_directory import DataDirectory
 from actors.keys import Authenticator
 from actors.log import set_up_logs
 from actors.map_board import MapBoard
-from engine.messages import GetStatistics, Statistics
+from actors.usage import Usage, served
+from engine.messages import GetStatistics, Sample, Statistics
 from gateway.diary import Diary
 from gateway.forwarder import Forwarder
 from gateway.gateway_member import GatewayMember
@@ -33,6 +34,7 @@ from gateway.http_api import LOOPBACK_NAMES, Api
 from gateway.http_edge import HttpEdge
 from gateway.http_routes import RouteTable
 from gateway.http_table import OPERATIONS
+from gateway.metrics import Hosts, map_samples
 from gateway.moves import move_operation
 from gateway.restarts import restart_operation
 from gateway.router import Router
@@ -56,6 +58,7 @@ class GatewayProcess:
         directory = DataDirectory(settings.data_path)
         set_up_logs(directory.logs / f"{self._name}.log", settings.log_level)
         authenticate = Authenticator(settings, directory.keys)
+        self._usage = Usage(settings.data_path)
         self._router = Router(settings.shards, settings.control_token)
         board = MapBoard(settings.control_token, settings.shards)
         self._member = GatewayMember(self._router, board, self._close)
@@ -94,6 +97,8 @@ class GatewayProcess:
             names={*LOOPBACK_NAMES, settings.bind} if keyless else None,
             servers_down=self._servers_down,
             diary=Diary(settings.slow_seconds),
+            name=self._name,
+            around=self._around,
         )
 
     def _servers_down(self) -> list[int]:
@@ -104,9 +109,16 @@ class GatewayProcess:
 
     def _statistics(self) -> Statistics:
         """What this gateway counts; the router's numbers are part of the scrape."""
-        return Statistics(self._edge.api.counters.samples())
+        return Statistics([*self._edge.api.counters.samples(), *self._around()])
 
-    async def _host_statistics(self) -> list[tuple[str, Statistics]]:
+    def _around(self) -> list[Sample]:
+        return [
+            *map_samples(self._member.map),
+            *self._usage.samples(),
+            *served(self._server.statistics()),
+        ]
+
+    async def _host_statistics(self) -> Hosts:
         names = {member.address: member.name for member in self._member.map.members}
         answers = await self._router.ask_hosts(GetStatistics, SCRAPE_MS)
         found = [
@@ -114,9 +126,7 @@ class GatewayProcess:
             for address, answer in answers.items()
             if isinstance(answer.body, Statistics)
         ]
-        if len(found) < len(answers):
-            raise TimeoutError("a host is silent")
-        return found
+        return Hosts(found, len(answers) - len(found))
 
     async def _close(self) -> None:
         await asyncio.gather(self._edge.close(), self._server.close())

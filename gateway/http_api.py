@@ -15,7 +15,7 @@ from typing import Final, NamedTuple, Protocol
 
 from actors.binary_server import Authenticate
 from engine.codec import Position
-from engine.messages import Answer, Command, Statistics, Status, Trace
+from engine.messages import Answer, Command, Sample, Status, Trace
 from engine.scope import OPERATOR, VERBS, Scope, narrow
 from gateway import problems
 from gateway.diary import Diary
@@ -28,7 +28,7 @@ from gateway.http_input import (
 )
 from gateway.http_pages import ReadinessProbe
 from gateway.http_routes import Operation, RouteTable
-from gateway.metrics import EdgeCounters
+from gateway.metrics import EdgeCounters, Hosts
 from gateway.problems import TABLE, RefusedError
 from gateway.router import RouterStatistics
 
@@ -36,7 +36,7 @@ LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 Mint = Callable[[int], str]
 """The home of a reservation → an id for it that nobody else has."""
-HostStatistics = Callable[[], Awaitable[list[tuple[str, Statistics]]]]
+HostStatistics = Callable[[], Awaitable[Hosts]]
 """The name of each host, and what it counts. Raises TimeoutError or OSError if one is silent."""
 
 
@@ -93,9 +93,14 @@ class Api:
         names: Collection[str] | None = LOOPBACK_NAMES,
         servers_down: Callable[[], list[int]] = list,
         diary: Diary | None = None,
+        name: str = "gateway-1",
+        around: Callable[[], list[Sample]] = list,
     ) -> None:
         """`names`: of this host, as the Host header may have them; None = any, for keys protect.
-        `servers_down`: which of the servers that the journal is on cannot be asked."""
+        `servers_down`: which of the servers that the journal is on cannot be asked; `name`: of this
+        gateway; `around` tells of what is around the API at each scrape."""
+        self.name = name
+        self.around = around
         self.router = router
         self.shards = shards
         self.routes = routes

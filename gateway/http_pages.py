@@ -285,10 +285,11 @@ async def scrape(page: Page) -> Reply:
     try:
         hosts = await asyncio.wait_for(api.host_statistics(), SCRAPE_SECONDS)
     except (TimeoutError, OSError):
-        hosts = None
+        hosts = metrics.Hosts([], max(1, api.router.statistics().links))
     payload, media = metrics.render(
         page.request.headers.get("accept", ""),
-        api.counters.samples(),
+        api.name,
+        [*api.counters.samples(), *api.around()],
         api.router.statistics(),
         hosts,
     )

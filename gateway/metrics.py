@@ -16,26 +16,33 @@ else that a caller can invent, so the number of series is bounded.
 | `onhand_import_rows_total{outcome}` | imported rows: applied, replayed, failed |
 | `onhand_router_answers_total{status}` | answers of hosts, or for want of them of the router |
 | `onhand_router_in_flight` `_waiting` | commands without answer; of those, not yet sent |
-| `onhand_router_links_up` `_map_version` `_homes_remembered` | as they are now |
+| `onhand_router_links` `_links_up` `_map_version` `_homes_remembered` | as they are now |
 | `onhand_router_frames_total` `_commands_sent_total` `_resends_total` | what went to hosts |
 | `onhand_router_searches_total` `_shed_total` | lookups of a home; commands refused for load |
-| `onhand_scrape_hosts_silent` | 1 if the hosts' counters could not be had for this scrape |
+| `onhand_map_shards{state}` | as the newest map says: served, waiting for an owner, stopped |
+| `onhand_map_members{kind,state}` | hosts and gateways that are alive, or silent |
+| `onhand_map_alarms` | shards in which the newest audit has found something |
+| `onhand_scrape_hosts_silent` | hosts whose counters could not be had for this scrape |
 
-What a host samples (`actors.statistics`) appears under the names it has there, labelled `host`; the
-series `onhand_journal_*` also by the number of the journal's `server`.
+All of that is labelled `gateway`: several gateways share a port, a scrape reaches one of them, and
+the totals of one must not be taken for another's. What a host samples (`actors.statistics`) appears
+under the names it has there, labelled `host`, and what it says of the journal's servers
+(`onhand_journal_*`) also by the number of the `server`; what any process does (`actors.usage`: its
+CPU time, memory, start time, disk, binary protocol) under the one label or the other.
 """
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from math import inf
-from typing import Final
+from typing import Final, NamedTuple
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from engine.messages import Histogram, Sample, Statistics
+from actors.control import Kind, Map
+from engine.messages import Histogram, Sample, Statistics, Status
 from gateway.router import RouterStatistics
 
 PREFIX: Final = "onhand_"
@@ -43,7 +50,7 @@ BOUNDS_SECONDS: Final = (
     *(0.000_25, 0.000_5, 0.001, 0.002, 0.004, 0.008, 0.016),
     *(0.032, 0.064, 0.125, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0),
 )
-_NOW: Final = {"in_flight", "waiting", "links_up", "map_version", "homes_remembered"}
+_NOW: Final = {"in_flight", "waiting", "links", "links_up", "map_version", "homes_remembered"}
 """Of a router's statistics, those that do not only grow."""
 HELP: Final = {
     "http_requests": "Answered requests.",
@@ -56,6 +63,7 @@ HELP: Final = {
     "router_answers": "Answers of hosts, or for want of them of the router.",
     "router_in_flight": "Commands without an answer.",
     "router_waiting": "Commands that have not been sent yet.",
+    "router_links": "Hosts that own a shard, to which there ought to be a link.",
     "router_links_up": "Links to hosts that are up.",
     "router_map_version": "Version of the map of shards.",
     "router_frames": "Frames sent to hosts.",
@@ -65,6 +73,32 @@ HELP: Final = {
     "router_shed": "Commands refused for load.",
     "router_homes_remembered": "Homes of reservations that are remembered.",
     "journal_up": "1 if this host can ask that server of the journal.",
+    "map_shards": "Shards by what the newest map says of them.",
+    "map_members": "Processes of the engine by what the newest map says of them.",
+    "map_alarms": "Shards in which the newest audit has found something.",
+    "process_cpu_seconds": "CPU time that the process has used.",
+    "process_resident_bytes": "Memory that the process has.",
+    "process_start_time_seconds": "When the program of the process began, since 1970.",
+    "disk_free_bytes": "Free on the disk that the data directory is on.",
+    "disk_bytes": "Size of that disk.",
+    "binary_connections": "Open connections of the binary protocol.",
+    "binary_connections_refused": "Connections beyond the limit, or without a valid key.",
+    "binary_commands": "Commands that came over them.",
+    "binary_received_bytes": "Bytes that came over them.",
+    "binary_sent_bytes": "Bytes that left over them.",
+    "binary_protocol_errors": "Connections ended for what they sent.",
+    "binary_handler_errors": "Requests that ended in a bug.",
+    "binary_stalled": "Connections ended because the peer did not keep up.",
+    "journal_silence_seconds": "Since the journal last proved the shard it proved longest ago.",
+    "marks_failed": "Failed tries to write the marks.",
+    "recovery_seconds": "From the claim of a shard to its first batch.",
+    "recovering_records": "Records and chunks that recoveries under way have read so far.",
+    "owners_ended": "Ownerships of shards that have ended, by how.",
+    "archive_lag_seconds": "For how long journal that may be trimmed has waited to be archived.",
+    "unsnapshotted_events": "Events since the newest snapshots, which a recovery would replay.",
+    "unsnapshotted_bytes": "Bytes of the journal that they are in.",
+    "queue_ratio": "Fill of the longest queue of a shard.",
+    "remembered_ratio": "Fill of what a shard may remember, of the fullest one.",
     "journal_appends": "Records appended.",
     "journal_appended_bytes": "Bytes of those records.",
     "journal_barriers": "Reads that proved ownership instead of an append.",
@@ -95,8 +129,16 @@ HELP: Final = {
     "audit_age_seconds": "Since the newest audit of the shard.",
     "audit_seconds": "What the newest audit of the shard took.",
     "audit_records": "Records that the newest audit of the shard has replayed.",
-    "scrape_hosts_silent": "1 if the hosts' counters could not be had for this scrape.",
+    "scrape_hosts_silent": "Hosts whose counters could not be had for this scrape.",
 }
+
+
+class Hosts(NamedTuple):
+    """What the hosts told for one scrape."""
+
+    told: list[tuple[str, Statistics]]
+    silent: int = 0
+    """How many did not answer in time."""
 
 
 class OperationCounters:
@@ -151,28 +193,55 @@ class EdgeCounters:
 
 def render(
     accept: str,
-    gateway: Iterable[Sample],
+    gateway: str,
+    own: Iterable[Sample],
     router: RouterStatistics,
-    hosts: list[tuple[str, Statistics]] | None,
+    hosts: Hosts,
 ) -> tuple[bytes, str]:
-    """The page, and its media type as `accept` prefers it; `hosts` None = they were silent."""
-    samples = [*gateway, Sample("onhand_scrape_hosts_silent", [], float(hosts is None))]
-    samples += _router_samples(router)
-    for host, statistics in hosts or []:
-        for sample in statistics.samples:
-            labels = [("host", host), *sample.labels]
-            samples.append(Sample(sample.name, labels, sample.value))
+    """The page, and its media type as `accept` prefers it; `own`: samples of this gateway."""
+    silent = Sample("onhand_scrape_hosts_silent", [], hosts.silent)
+    samples = [*_labelled(("gateway", gateway), [*own, silent, *_router_samples(router)])]
+    for host, statistics in hosts.told:
+        samples += _labelled(("host", host), statistics.samples)
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Scrape(samples))
     encode, media = choose_encoder(accept)
     return encode(registry), media
 
 
+def _labelled(label: tuple[str, str], samples: Iterable[Sample]) -> Iterator[Sample]:
+    for sample in samples:
+        yield Sample(sample.name, [label, *sample.labels], sample.value)
+
+
+def map_samples(map_: Map) -> list[Sample]:
+    """What the coordinator's newest map says: the same at every gateway, but for its age."""
+    served, stopped = len(map_.routes), len(map_.failures.keys() - {r.shard for r in map_.routes})
+    shards = {"served": served, "waiting": map_.shards - served - stopped, "stopped": stopped}
+    return [
+        *(
+            Sample("onhand_map_shards", [("state", state)], count)
+            for state, count in shards.items()
+        ),
+        *(
+            Sample(
+                "onhand_map_members",
+                [("kind", kind.name.lower()), ("state", state)],
+                sum(each.kind is kind and each.alive is alive for each in map_.members),
+            )
+            for kind in Kind
+            for state, alive in (("alive", True), ("silent", False))
+        ),
+        Sample("onhand_map_alarms", [], len(map_.alarms)),
+    ]
+
+
 def _router_samples(statistics: RouterStatistics) -> Iterator[Sample]:
     for name, value in statistics._asdict().items():
         if name == "answers":
-            for status, count in statistics.answers.items():
+            for status in Status:  # from 0 on: of a total that begins with 7, no rate has those 7
                 labels = [("status", status.name.lower())]
+                count = statistics.answers.get(status, 0)
                 yield Sample("onhand_router_answers_total", labels, count)
         else:
             yield Sample(f"onhand_router_{name}{'' if name in _NOW else '_total'}", [], value)

@@ -129,6 +129,8 @@ class RouterStatistics(NamedTuple):
     searches: int
     shed: int
     homes_remembered: int
+    links: int = 0
+    """Hosts that own a shard; there ought to be a link to each."""
 
 
 class Router:
@@ -258,6 +260,7 @@ class Router:
             searches=self._searches,
             shed=self._shed,
             homes_remembered=len(self._homes),
+            links=len(self._links),
         )
 
     async def close(self) -> None:

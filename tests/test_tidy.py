@@ -19,6 +19,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ("engine", "actors", "gateway", "bench")
+BELOW = (*ROOMS, "tests", ".ci", "deploy", "docs")
 TEXT_SUFFIXES = {".cfg", ".css", ".csv", ".html", ".js", ".json", ".lock", ".lua", ".md", ".py"}
 TEXT_SUFFIXES |= {".sh", ".sql", ".toml", ".txt", ".yaml", ".yml"}
 TEXT_NAMES = {"LICENSE", "Makefile", "run", ".gitignore"}
@@ -308,8 +309,8 @@ def is_ours(path: Path) -> bool:
 
 @cache
 def paths() -> list[str]:
-    """Every text file of the tree: what lies at the top, and the rooms, tests and .ci whole."""
-    below = [path for room in (*ROOMS, "tests", ".ci") for path in (ROOT / room).rglob("*")]
+    """Every text file: what lies at the top, and all below the rooms, tests, .ci, deploy, docs."""
+    below = [path for room in BELOW for path in (ROOT / room).rglob("*")]
     every = [path for path in [*ROOT.iterdir(), *below] if is_ours(path)]
     return sorted(path.relative_to(ROOT).as_posix() for path in every)
 

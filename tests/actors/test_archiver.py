@@ -166,9 +166,11 @@ async def test_a_full_disk(trial: Trial, small_snapshots: None) -> None:
     assert "OSError: [Errno 28] No space left on device" == failed[0]["error"]
     assert life.owner.snapshotter is not None
     assert 2 == life.owner.snapshotter.count
+    assert 50 < life.owner.snapshotter.lag(asyncio.get_running_loop().time()) < 60
 
     trial.disk.full = False
     await settle(life)
+    assert 0 == life.owner.snapshotter.lag(asyncio.get_running_loop().time())
     assert 1 <= trims(journal)
     check_whole(trial)
     await life.go_on(20)

@@ -404,8 +404,10 @@ async def test_marks_that_cannot_be_written(trial: Trial) -> None:
     """A disk that is out of order costs the marks, not the shards."""
     async with tenure(trial, 0) as host:
         (trial.directory / "marks").write_bytes(b"short")
+        assert [Status.OK] == await host.statuses(receive(1, SKUS[0]))
         await asyncio.sleep(3)
         assert [Status.OK] == await host.statuses(receive(1, SKUS[0]))
+        assert 2 <= await host.sample("onhand_marks_failed_total")
 
 
 @timeless
@@ -460,3 +462,39 @@ async def test_retries_are_counted(trial: Trial) -> None:
         await host.ask(receive(1, SKUS[0]))
         assert 2 == await host.sample("onhand_journal_retries_total", server="0")
         assert 0 == await host.sample("onhand_journal_resent_total", server="0")
+
+
+@timeless
+async def test_totals_outlive_owners(trial: Trial) -> None:
+    """A shard that leaves takes nothing of what was counted along: totals only grow."""
+    async with tenure(trial, 0, 1) as host:
+        host.journal.fault_next("busy", "busy")
+        await host.ask(receive(1, SKUS[0]))
+        host.host.release(0)
+        await eventually(lambda: {1} == set(host.host.status().owned))
+
+        assert 2 == await host.sample("onhand_journal_retries_total", server="0")
+        assert 1 == await host.sample("onhand_owners_ended_total", phase="released")
+        assert 0 == await host.sample("onhand_owners_ended_total", phase="fenced")
+
+
+@timeless
+async def test_how_far_behind_the_worst_shard_is(trial: Trial) -> None:
+    """What would be replayed, what is remembered, and for how long the journal has said nothing."""
+    async with tenure(trial, 0, 1) as host:
+        await host.ask(receive(1, SKUS[0]))
+        await host.ask(reserve("r1", 1, SKUS[0]))
+        assert 2 <= await host.sample("onhand_unsnapshotted_events")
+        assert 1 <= await host.sample("onhand_unsnapshotted_bytes")
+        assert 1 / limits.REMEMBERED_MAX == await host.sample("onhand_remembered_ratio")
+        await asyncio.sleep(10)
+        silence = await host.sample("onhand_journal_silence_seconds", server="0")
+        assert silence < limits.PROVE_SECONDS + 1
+        host.journal.freeze()
+        host.send(receive(1, SKUS[0]))
+        await asyncio.sleep(0.1)
+        host.send(receive(1, SKUS[0]))
+        assert 1 / limits.SHARD_QUEUE_COMMANDS_MAX == await host.sample("onhand_queue_ratio")
+        await asyncio.sleep(9)
+        assert 9 <= await host.sample("onhand_journal_silence_seconds", server="0")
+        host.journal.thaw()

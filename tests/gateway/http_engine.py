@@ -37,6 +37,7 @@ from gateway.homes import home_in, mint
 from gateway.http_api import Api
 from gateway.http_edge import HttpEdge
 from gateway.http_table import route_table
+from gateway.metrics import Hosts
 from gateway.router import RouterStatistics
 
 SHARDS = 4
@@ -165,9 +166,9 @@ class Keys:
         return self.anonymous if key is None else self.keys.get(key)
 
 
-async def host_statistics() -> list[tuple[str, Statistics]]:
+async def host_statistics() -> Hosts:
     """One host, one sample."""
-    return [("host-1", Statistics([Sample("shard_queue_commands", [("shard", "0")], 3)]))]
+    return Hosts([("host-1", Statistics([Sample("shard_queue_commands", [("shard", "0")], 3)]))])
 
 
 def make_api(engine: LocalEngine, authenticate: Keys | None = None, **options: Any) -> Api:

@@ -15,9 +15,9 @@ from engine.messages import (
     GetChannel,
     Receive,
     SetChannel,
-    Statistics,
     Status,
 )
+from gateway.metrics import Hosts
 from gateway.problems import TABLE
 from tests.gateway.http_engine import SHARDS, LocalEngine, Server, serving
 
@@ -417,23 +417,25 @@ async def test_metrics_are_served(server: Server) -> None:
     text = answered.payload.decode()
 
     assert answered.headers["content-type"].startswith("text/plain; version=")
-    assert 'onhand_http_requests_total{code="404",operation="getStock"} 1.0' in text
-    assert 'onhand_http_request_duration_seconds_count{operation="health"} 1.0' in text
-    assert 'onhand_router_answers_total{status="ok"} 5.0' in text
+    labels = 'gateway="gateway-1",operation="getStock"'
+    assert f'onhand_http_requests_total{{code="404",{labels}}} 1.0' in text
+    labels = 'gateway="gateway-1",operation="health"'
+    assert f"onhand_http_request_duration_seconds_count{{{labels}}} 1.0" in text
+    assert 'onhand_router_answers_total{gateway="gateway-1",status="ok"} 5.0' in text
     assert 'onhand_shard_queue_commands{host="host-1",shard="0"} 3.0' in text
-    assert "onhand_scrape_hosts_silent 0.0" in text
+    assert 'onhand_scrape_hosts_silent{gateway="gateway-1"} 0.0' in text
 
 
 async def test_metrics_do_without_silent_hosts() -> None:
     """A scrape in an outage still shows the gateway."""
 
-    async def silent() -> list[tuple[str, Statistics]]:
+    async def silent() -> Hosts:
         raise TimeoutError
 
     async with serving(host_statistics=silent) as server:
         answered = await server.get("/metrics")
 
-    assert b"onhand_scrape_hosts_silent 1.0" in answered.payload
+    assert b'onhand_scrape_hosts_silent{gateway="gateway-1"} 1.0' in answered.payload
 
 
 async def test_a_bug_in_a_page_is_a_500(server: Server, caplog: pytest.LogCaptureFixture) -> None:

@@ -3,28 +3,52 @@
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from actors.control import Kind, Map, MemberView, Route
 from engine.messages import Histogram, Sample, Statistics, Status
 from gateway import metrics
-from gateway.metrics import BOUNDS_SECONDS, EdgeCounters, OperationCounters, render
+from gateway.metrics import (
+    BOUNDS_SECONDS,
+    EdgeCounters,
+    Hosts,
+    OperationCounters,
+    map_samples,
+    render,
+)
 from gateway.router import RouterStatistics
 
 ROUTER = RouterStatistics(1, 2, 3, 4, {Status.OK: 5, Status.MOVED: 6}, 7, 8, 9, 10, 11, 12)
+NO_HOSTS = Hosts([])
+MAP = Map(
+    4,
+    4,
+    [Route(shard, 1, "host-1", "unix:1") for shard in (0, 1)],
+    [
+        MemberView(Kind.HOST, f"host-{number}", number, "node", f"unix:{number}", "", alive, [])
+        for number, alive in ((1, True), (2, False))
+    ],
+    {2: "damaged"},
+    {0: "drift"},
+)
 
 
-def page(accept: str = "", hosts: list[tuple[str, Statistics]] | None = None) -> str:
+def page(accept: str = "", hosts: Hosts = NO_HOSTS) -> str:
     counters = EdgeCounters(["reserve", "commit"])
     counters.operations["reserve"].observe(201, 0.003)
     counters.operations["reserve"].observe(201, 0.001)
     counters.operations["reserve"].observe(409, 99.0)
     counters.connections = 2
-    return render(accept, counters.samples(), ROUTER, hosts)[0].decode()
+    own = [*counters.samples(), *map_samples(MAP)]
+    return render(accept, "gateway-1", own, ROUTER, hosts)[0].decode()
 
 
 def readings(text: str) -> dict[str, float]:
+    """By name and labels, save the gateway's, which must be on each that is not of a host."""
     found = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            labels = ",".join(f"{name}={value}" for name, value in sorted(sample.labels.items()))
+            left = dict(sample.labels)
+            assert "host" in left or "gateway-1" == left.pop("gateway")
+            labels = ",".join(f"{name}={value}" for name, value in sorted(left.items()))
             found[f"{sample.name}{{{labels}}}"] = sample.value
     return found
 
@@ -63,7 +87,7 @@ def test_what_the_router_and_the_hosts_count_is_shown() -> None:
         (name, Statistics([Sample("appends_total", [], 4), Sample("append_seconds", [], latency)]))
         for name in ("host-1", "host-2")
     ]
-    found = readings(page(hosts=hosts))
+    found = readings(page(hosts=Hosts(hosts)))
 
     assert 5 == found["onhand_router_answers_total{status=ok}"]
     assert 9 == found["onhand_router_resends_total{}"]
@@ -75,8 +99,27 @@ def test_what_the_router_and_the_hosts_count_is_shown() -> None:
 
 
 def test_silent_hosts_are_a_metric() -> None:
-    """An alert can be raised on it."""
-    assert 1 == readings(page(hosts=None))["onhand_scrape_hosts_silent{}"]
+    """An alert can be raised on it, and the others are heard all the same."""
+    told = [("host-1", Statistics([Sample("onhand_appends_total", [], 4)]))]
+    found = readings(page(hosts=Hosts(told, 2)))
+
+    assert 2 == found["onhand_scrape_hosts_silent{}"]
+    assert 4 == found["onhand_appends_total{host=host-1}"]
+
+
+def test_the_map_is_counted() -> None:
+    """Of every shard and every process what is the case, also if it is none."""
+    found = readings(page())
+
+    assert [2, 1, 1] == [
+        found[f"onhand_map_shards{{state={state}}}"] for state in ("served", "waiting", "stopped")
+    ]
+    assert [1, 1, 0, 0] == [
+        found[f"onhand_map_members{{kind={kind},state={state}}}"]
+        for kind in ("host", "gateway")
+        for state in ("alive", "silent")
+    ]
+    assert 1 == found["onhand_map_alarms{}"]
 
 
 @pytest.mark.parametrize(
@@ -84,13 +127,13 @@ def test_silent_hosts_are_a_metric() -> None:
 )
 def test_both_formats_are_served(accept: str) -> None:
     """OpenMetrics where it is asked for."""
-    assert accept.startswith("application") == page(accept, []).endswith("# EOF\n")
+    assert accept.startswith("application") == page(accept).endswith("# EOF\n")
 
 
 def test_names_are_documented() -> None:
     """Every name of the gateway's own stands in the table at the top of the module."""
     documented = metrics.__doc__ or ""
-    for name in readings(page(hosts=[])):
+    for name in readings(page()):
         bare = name.partition("{")[0]
         for suffix in ("_bucket", "_sum", "_count"):
             bare = bare.removesuffix(suffix)
@@ -100,7 +143,7 @@ def test_names_are_documented() -> None:
 
 def test_names_follow_the_conventions() -> None:
     """One prefix, and no label that a caller can invent."""
-    text = page(hosts=[])
+    text = page()
     labels = {
         name
         for family in text_string_to_metric_families(text)
@@ -108,6 +151,7 @@ def test_names_follow_the_conventions() -> None:
         for name in sample.labels
     }
 
+    labels -= {"gateway", "kind", "state"}
     assert {"operation", "code", "outcome", "status", "le"} == labels
     assert all(family.name.startswith("onhand_") for family in text_string_to_metric_families(text))
 
