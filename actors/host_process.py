@@ -9,6 +9,7 @@ caller to ask again. So whatever cannot go on here ends the process, and nothing
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -20,14 +21,14 @@ from actors.address import TcpAddress, UnixAddress, parse_address
 from actors.archive import Archive
 from actors.binary_server import BinaryServer
 from actors.config import Settings
-from actors.control import Kind, introduce
+from actors.control import Kind, ShardHead, introduce
 from actors.data_directory import DataDirectory
 from actors.host import Host
 from actors.host_member import HostMember
 from actors.journal import CONNECTIONS_PER_HOST, RedisJournal
 from actors.keys import Authenticator
 from actors.log import set_up_logs
-from actors.marks import Marks
+from actors.marks import CorruptMarkError, Marks
 
 JOURNAL_SECONDS: Final = 60.0
 """For the journal's server to answer; after that Ray starts the process again."""
@@ -54,12 +55,13 @@ class HostProcess:
         ]
         await asyncio.gather(*(journal.open(JOURNAL_SECONDS) for journal in journals))
         member = HostMember(_end)
+        marks = Marks(directory.marks)
         host = Host(
             self._name,
             settings,
             settings.cluster_id,
             journals,
-            Marks(directory.marks),
+            marks,
             os.urandom,
             member.notice,
             member.emptied,
@@ -73,7 +75,9 @@ class HostProcess:
         _log.info("serves", name=self._name, address=address)
         await member.run(
             self._control,
-            introduce(settings, Kind.HOST, self._name, address),
+            introduce(
+                settings, Kind.HOST, self._name, address, marks=_heads(marks, settings.shards)
+            ),
             host,
             server.close,
         )
@@ -85,6 +89,16 @@ class HostProcess:
         if isinstance(control, UnixAddress):
             return f"unix:{self._settings.run_dir}/{self._name}-{os.getpid()}"
         return str(TcpAddress(_own_address(control), 0))
+
+
+def _heads(marks: Marks, shards: int) -> list[ShardHead]:
+    """What this machine's marks say. An illegible one is for the shard's recovery to refuse."""
+    found = []
+    for shard in range(shards):
+        with contextlib.suppress(CorruptMarkError):
+            if (mark := marks.read(shard)) is not None:
+                found.append(ShardHead(shard, *mark.position, mark.checksum))
+    return found
 
 
 def _end(reason: str) -> NoReturn:
