@@ -24,15 +24,19 @@ SETTINGS = {
 
 
 class RedisProcess:
-    """One server on one directory, behind one socket."""
+    """One server on one directory, behind one socket, and a port if there is to be one."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, where: str = "") -> None:
+        """`where`: an address and a port, host:port."""
         self._directory = directory
+        self._where = where
         self._process: Process | None = None
         self._socket = directory / "redis.sock"
 
     @property
     def url(self) -> str:
+        if self._where:
+            return f"redis://{self._where}/0"
         return f"unix://{self._socket}"
 
     @property
@@ -73,10 +77,15 @@ class RedisProcess:
             binary_of("redis"),
             *settings,
             *("--dir", self._directory, "--unixsocket", self._socket),
+            *self._listen(),
             stdout=DEVNULL,
             start_new_session=True,
         )
         await eventually(self._answers, 30)
+
+    def _listen(self) -> list[str]:
+        host, _, port = self._where.rpartition(":")
+        return ["--bind", host, "--port", port, "--protected-mode", "no"] if self._where else []
 
     async def kill(self) -> None:
         assert self._process is not None
@@ -103,9 +112,9 @@ class RedisProcess:
 
 
 @asynccontextmanager
-async def redis_running(directory: Path) -> AsyncIterator[RedisProcess]:
+async def redis_running(directory: Path, where: str = "") -> AsyncIterator[RedisProcess]:
     """A server for as long as the block lasts."""
-    server = RedisProcess(directory)
+    server = RedisProcess(directory, where)
     try:
         await server.start()
         yield server
