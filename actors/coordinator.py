@@ -133,7 +133,7 @@ class Coordinator:
         self._assignment = Assignment(settings.shards)
         self._members: dict[str, Member] = {}
         self._of: dict[Channel, Member] = {}
-        self._superseded: deque[tuple[str, Identity]] = deque(maxlen=SUPERSEDED_MAX)
+        self._superseded: deque[tuple[str, str, Identity]] = deque(maxlen=SUPERSEDED_MAX)
         """Processes whose names others have taken: a raylet that is dead cannot end them."""
         self._expected: dict[str, Kind] = {}
         self.floors: dict[int, ShardHead] = {}
@@ -231,7 +231,7 @@ class Coordinator:
 
     def joined(self, channel: Channel, join: Join) -> None:
         before = self._members.get(join.name)
-        if (join.node, join.process) in self._superseded:
+        if (join.name, join.node, join.process) in self._superseded:
             _log.warning("superseded", name=join.name, pid=join.process.pid, node=join.node)
             channel.send(encode_frame(Leave()))
             return
@@ -361,7 +361,7 @@ class Coordinator:
         """`join` is of the same process, connecting again, or of its successor. Which?"""
         same = (before.join.node, before.join.process) == (join.node, join.process)
         if not same:
-            self._superseded.append((before.join.node, before.join.process))
+            self._superseded.append((before.join.name, before.join.node, before.join.process))
             self._tell(before, Leave())
         if before.channel is not None:
             self._of.pop(before.channel, None)
