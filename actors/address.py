@@ -12,6 +12,12 @@ from collections.abc import Callable
 from typing import Final, NamedTuple, TypeVar
 
 BACKLOG: Final = 1_024
+_VANISHED: Final = (
+    ("TCP_KEEPIDLE", 15),
+    ("TCP_KEEPINTVL", 5),
+    ("TCP_KEEPCNT", 6),
+    ("TCP_USER_TIMEOUT", 30_000),
+)
 _PROTOCOL = TypeVar("_PROTOCOL", bound=asyncio.Protocol)
 
 
@@ -94,13 +100,15 @@ def address_of(bound: socket.socket) -> Address:
 
 
 def tune(transport: asyncio.BaseTransport) -> None:
-    """No delay for small frames; a peer that has vanished is noticed within a minute."""
+    """No delay for small frames; a peer that has vanished is noticed within a minute, whether it
+    owes us an answer, or an acknowledgement of what was sent (the system's own patience for that is
+    a quarter of an hour, and its pauses grow: a partition would be felt long after its end)."""
     sock = transport.get_extra_info("socket")
     if sock is None or sock.family == socket.AF_UNIX:
         return
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 6)):
+    for name, value in _VANISHED:
         if hasattr(socket, name):  # not every system has them
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 

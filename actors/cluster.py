@@ -11,6 +11,14 @@ workers at niceness 0, a token of its own that Ray's ports ask for, its files in
 If its GCS or its raylet dies, `watch` ends what is left of it and starts anew: the actors with it,
 because a raylet that is gone can restart nobody, and a GCS that is gone cannot either.
 
+Where one is named, its machines are somebody else's to keep, and what is ours to decide is where on
+them a host runs. Each is bound to one machine: as long as that is there, Ray restarts the host on
+it, and when it is not, Ray takes 5 to 15 s to notice, depending on its settings. So it is not Ray
+who decides that a host is to run elsewhere, but `kill`: the old actor is given up, whatever there
+is of it, and a new one is bound to another machine. Should the old one be alive after all (its
+machine was cut off, or only its raylet has died), there are two of one name for a while; the
+coordinator sends the older one away, and the journal has fenced it long before.
+
 Every call of Ray's is made on one thread that lives as long as Ray does: the kernel ends Ray's
 processes with the thread that started them. Start and stop with care, and only once at a time.
 """
@@ -21,10 +29,11 @@ import functools
 import gc
 import logging
 import os
-import platform
 import secrets
 import signal
+import socket
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -46,6 +55,9 @@ from actors.process import Identity, identify, is_alive, send_signal
 OBJECT_STORE_BYTES: Final = 75 << 20
 """The least that Ray accepts; nothing of ours is ever put there."""
 WATCH_SECONDS: Final = 0.5
+KNOCK_SECONDS: Final = 5.0
+START_SECONDS: Final = 180.0
+"""For Ray to start a process, on a machine that it may not know to be dead."""
 COLLECTOR_THRESHOLDS: Final = (50_000, 20, 100)
 _SYSTEM_CONFIG: Final = {
     "worker_niceness": 0,  # Ray's default would give way to everything else on the machine
@@ -56,7 +68,8 @@ _SYSTEM_CONFIG: Final = {
 _ROOT: Final = str(Path(__file__).parent.parent)
 """Where processes on this machine import the engine from: where this one did."""
 _GCS: Final = "gcs_server"
-_HEAD: Final = (_GCS, "raylet")
+_RAYLET: Final = "raylet"
+_HEAD: Final = (_GCS, _RAYLET)
 _RESULT = TypeVar("_RESULT")
 _log = structlog.get_logger(__name__)
 
@@ -118,10 +131,16 @@ class Cluster:
         self._remember = remember
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ray")
         self._actors: dict[str, ActorHandle[Process]] = {}
+        self._nodes: dict[str, str] = {}
+        """host → the machine that it is bound to, by Ray's id"""
+        self._replacing: set[str] = set()
         self._roots: list[Identity] = []
         self.head: list[Identity] = []
+        """Those of Ray's processes on this machine without which nothing goes on."""
         self._ours: set[Identity] = set()
         self._address: str | None = None
+        self._here = ""
+        """This machine, by Ray's id."""
         self._run_dir = Path()
         self.arguments = (b"", "")
         """The settings of all processes, and where they find the coordinator; to be set before
@@ -145,20 +164,32 @@ class Cluster:
 
         Returns when it has started for the first time. Raises ClusterError.
         """
-        started = await self._call(lambda: self._place(kind, name))
+        await self._start_process(kind, name)
+
+    async def _start_process(self, kind: Kind, name: str, avoid: str = "") -> None:
+        started = await self._call(lambda: self._place(kind, name, avoid))
         try:
-            await asyncio.wrap_future(started)
+            async with asyncio.timeout(START_SECONDS):
+                await asyncio.wrap_future(started)
+        except TimeoutError:
+            raise ClusterError(f"Ray has not started {name} in {START_SECONDS:.0f} s") from None
         except ray.exceptions.RayError as error:
             raise ClusterError(f"Ray does not start {name}: {error}") from error
 
     async def kill(self, join: Join) -> None:
-        """End that very process; Ray starts its successor."""
-        if join.node == platform.node():
+        """End that very process; its successor is started by Ray, or by us on another machine."""
+        node = self._nodes.get(join.name, self._here)
+        if node == self._here:
             if send_signal(join.process, signal.SIGKILL):
                 _log.warning("killed", name=join.name, pid=join.process.pid)
-        else:
-            actor = self._actors[join.name]
-            await self._call(lambda: ray.kill(actor, no_restart=False))
+        elif join.name not in self._replacing:
+            self._replacing.add(join.name)
+            try:
+                _log.warning("replaced", name=join.name, node=join.node)
+                await self._call(lambda: ray.kill(self._actors[join.name], no_restart=True))
+                await self._start_process(join.kind, join.name, avoid=node)
+            finally:
+                self._replacing.discard(join.name)
 
     async def listen_address(self) -> str:
         """Where the coordinator should listen, for everybody in the cluster to find it."""
@@ -166,11 +197,24 @@ class Cluster:
             return f"unix:{self._run_dir}/control"
         return f"tcp:{await self._call(ray.util.get_node_ip_address)}:0"
 
+    async def ask_everywhere(
+        self, question: Callable[[bytes], bytes], argument: bytes
+    ) -> list[tuple[str, bytes | Exception]]:
+        """What `question`, which every machine must have under this name, answers on each of them,
+        beside the machine's address."""
+        asked = await self._call(lambda: self._ask_everywhere(question, argument))
+        return [(address, await _settled(future)) for address, future in asked]
+
     async def watch(self, started_anew: Callable[[], Any]) -> None:
-        """Keep Ray itself alive; `started_anew` is awaited when it is a new one."""
-        while self._address is None:
+        """Keep Ray itself alive; `started_anew` is awaited when it is a new one.
+
+        Raises ClusterError if it is not ours to start, and this machine's part of it is dead.
+        """
+        while True:
             await asyncio.sleep(WATCH_SECONDS)
             dead = [each for each in self.head if not is_alive(each)]
+            if dead and self._address is not None:
+                raise ClusterError("the raylet of this machine is dead; start Ray on it again")
             if dead:
                 _log.error("ray is dead", programs=[Path(each.program).name for each in dead])
                 self.restarts += 1
@@ -180,6 +224,16 @@ class Cluster:
                 await self._end_ours()
                 await self._begin()
                 await started_anew()
+
+    def joined(self, join: Join) -> None:
+        """A process of ours runs: it, and all of Ray's, are to be gone when we are."""
+        if self._address is None:
+            self.note_processes()
+        elif (
+            self._nodes.get(join.name, self._here) == self._here and join.process not in self._ours
+        ):
+            self._ours.add(join.process)
+            self._remember(join.process)
 
     async def _begin(self) -> None:
         await self._call(self._start)
@@ -207,28 +261,29 @@ class Cluster:
         logger.handlers.clear()
         logger.propagate = True
         logger.setLevel(logging.ERROR)
-        namespace = f"onhand-{secrets.token_hex(4)}"
         try:
             if self._address is None:
-                self._start_head(namespace)
+                self._start_head()
             else:
-                ray.init(
-                    self._address,
-                    namespace=namespace,
-                    log_to_driver=False,
-                    configure_logging=False,
-                )
+                self._join(self._address)
+            self._here = ray.get_runtime_context().get_node_id()
         except (ConnectionError, OSError, RuntimeError, ValueError) as error:
             raise ClusterError(f"Ray does not start: {error}") from error
 
-    def _start_head(self, namespace: str) -> None:
+    def _join(self, address: str) -> None:
+        _knock(address)
+        ray.init(address, log_to_driver=False, configure_logging=False)
+        node = ray_worker._global_node
+        assert node is not None, "Ray runs"
+        self.head = _serving(node.raylet_socket_name)
+
+    def _start_head(self) -> None:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         paths = [_ROOT, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
         with _without_monitors():
             ray.init(
                 "local",
-                namespace=namespace,
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,
                 log_to_driver=False,
@@ -244,25 +299,50 @@ class Cluster:
         self.head = [each for each in self._roots if Path(each.program).name in _HEAD]
 
     def _stop(self) -> None:
+        if self._address is not None:
+            for actor in self._actors.values():
+                ray.kill(actor, no_restart=True)
         self._actors.clear()
+        self._nodes.clear()
         ray.shutdown()
 
-    def _place(self, kind: Kind, name: str) -> Future[Any]:
-        """Hosts are spread over the machines; gateways are where their ports were promised."""
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    def _place(self, kind: Kind, name: str, avoid: str) -> Future[Any]:
+        """Gateways are where their ports were promised, hosts where there are fewest."""
+        node = self._here if kind is Kind.GATEWAY else self._emptiest(name, avoid)
         actor = ray.remote(Process).options(
-            name=name,
             num_cpus=0,
             max_restarts=-1,
             max_task_retries=0,
-            scheduling_strategy=here if kind is Kind.GATEWAY else "SPREAD",
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
         )
         settings, control = self.arguments
         handle = actor.remote(self._programs[kind], settings, name, control)
         assert isinstance(handle, ActorHandle), "nothing is bound lazily"
-        self._actors[name] = handle
+        self._actors[name], self._nodes[name] = handle, node
         started: Future[Any] = handle.__ray_ready__.remote().future()
         return started
+
+    def _emptiest(self, name: str, avoid: str) -> str:
+        """The machine to which fewest other hosts are bound; of several, this one, then by address.
+
+        Ray's own ways of spreading look at what is free, and we ask for nothing: they put two of
+        three hosts on one machine, and a soft binding may be ignored.
+        """
+        nodes = [node for node in _nodes() if node["Alive"] and node["NodeID"] != avoid]
+        nodes.sort(key=lambda node: (node["NodeID"] != self._here, node["NodeManagerAddress"]))
+        bound = Counter(node for other, node in self._nodes.items() if other != name)
+        return min((node["NodeID"] for node in nodes), key=bound.__getitem__, default=self._here)
+
+    def _ask_everywhere(
+        self, question: Callable[[bytes], bytes], argument: bytes
+    ) -> list[tuple[str, Future[bytes]]]:
+        asked = []
+        for node in _nodes():
+            if node["Alive"]:
+                there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+                task = ray.remote(question).options(num_cpus=0, scheduling_strategy=there)
+                asked.append((node["NodeManagerAddress"], task.remote(argument).future()))
+        return asked
 
     async def _end_ours(self) -> None:
         await end([each for each in self._ours if is_alive(each)])
@@ -298,6 +378,43 @@ def take_back_signals() -> None:
         handler = signal.getsignal(signal.SIGTERM)
         if handler is not None:
             signal.signal(signal.SIGTERM, handler)
+
+
+async def _settled(future: Future[bytes]) -> bytes | Exception:
+    """What came of a task."""
+    try:
+        return await asyncio.wrap_future(future)
+    except ray.exceptions.RayError as error:
+        return error
+
+
+def _nodes() -> list[dict[str, Any]]:
+    """The machines of the cluster, dead ones too."""
+    found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call] # Ray's
+    return found
+
+
+def _knock(address: str) -> None:
+    """Raises ClusterError if nobody listens there: Ray would wait, and let nobody interrupt it."""
+    host, _, port = address.rpartition(":")
+    if not (host and port.isascii() and port.isdigit()):
+        raise ClusterError(f"--address is {address!r}; host:port of Ray's head is expected")
+    try:
+        with socket.create_connection((host, int(port)), KNOCK_SECONDS):
+            pass
+    except (OSError, OverflowError) as error:
+        raise ClusterError(f"no Ray cluster answers at {address} (--address): {error}") from error
+
+
+def _serving(path: str) -> list[Identity]:
+    """The raylet behind this socket."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):  # gone meanwhile
+                if f"--raylet_socket_name={path}\0".encode() in (entry / "cmdline").read_bytes():
+                    found.append(identify(int(entry.name)))
+    return [each for each in found if each is not None and Path(each.program).name == _RAYLET]
 
 
 def descendants(roots: Iterable[Identity]) -> list[Identity]:

@@ -24,7 +24,7 @@ import asyncio
 import hmac
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Final, Protocol, cast
 
@@ -65,7 +65,8 @@ class ShardHead(Message):
 
 class Join(Message, tag=1):
     """`address`: where the process serves the binary protocol; `http`: where a gateway serves
-    HTTP."""
+    HTTP; `marks`: how far its machine knows every shard to have come, for whoever claims it
+    elsewhere."""
 
     token: str
     kind: Kind
@@ -74,6 +75,7 @@ class Join(Message, tag=1):
     node: str
     address: str
     http: str = ""
+    marks: list[ShardHead] = field(default_factory=list)
 
 
 class Beat(Message, tag=2):
@@ -203,11 +205,19 @@ _from_member: Final = msgspec.msgpack.Decoder(FromMember)
 _from_coordinator: Final = msgspec.msgpack.Decoder(FromCoordinator)
 
 
-def introduce(settings: Settings, kind: Kind, name: str, address: str, http: str = "") -> Join:
+def introduce(
+    settings: Settings,
+    kind: Kind,
+    name: str,
+    address: str,
+    http: str = "",
+    marks: Sequence[ShardHead] = (),
+) -> Join:
     """This process, as it joins."""
     process = identify(os.getpid())
     assert process is not None, "no /proc"
-    return Join(settings.control_token, kind, name, process, platform.node(), address, http)
+    node = platform.node()
+    return Join(settings.control_token, kind, name, process, node, address, http, list(marks))
 
 
 class Channel(asyncio.Protocol):

@@ -12,6 +12,8 @@ What it guarantees:
   other hosts at once. If no other is alive, a replacement is placed right away; nothing waits for a
   frozen process to be killed, because the journal fences it.
 - A host that beats keeps what it was given, however long its recovery takes.
+- Of two processes of one name, the one that joined last stays, and the other is sent away: the
+  machine of the older was taken for dead, and is not.
 - A host that comes back gets its share again, one shard at a time. A shard moves when its next
   host has read nearly all of it, so that it is away for moments, however much there is of it.
 - Hosts beyond those that were asked for are spares: they own nothing, keep up with everything, and
@@ -26,6 +28,7 @@ loop was held up, it first forgives everybody the time that it did not listen.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Final, NamedTuple, Protocol
 
@@ -54,6 +57,7 @@ from actors.control import (
     Stop,
 )
 from actors.moves import Moves
+from actors.process import Identity
 from actors.redis_wire import Target
 from engine.messages import Message
 from engine.placement import server_of
@@ -64,6 +68,7 @@ EVEN_SECONDS: Final = 1.0
 """Between two moves that even the load out."""
 MOVE_SECONDS: Final = 120.0
 """For a host to read a shard that is to move there."""
+SUPERSEDED_MAX: Final = 1_024
 RETRY_SECONDS: Final = 1.0
 """A shard that a living host has lost is assigned anew after so long: two owners may be at it."""
 
@@ -76,6 +81,9 @@ class Patience(NamedTuple):
     silent_seconds: float = 1.5
     frozen_host_seconds: float = 10.0
     frozen_gateway_seconds: float = 4.0
+    gone_seconds: float = 3.0
+    """For a host whose connection has ended to be back, started again where it was; one that was
+    told to end is as one that is frozen, because nothing waits for it."""
     start_seconds: float = 10.0
     """For all hosts to join before the first placement."""
     drain_seconds: float = 10.0
@@ -102,6 +110,7 @@ class Member:
         "down_since",
         "follows",
         "heard",
+        "in_order",
         "join",
         "left",
         "near",
@@ -120,8 +129,10 @@ class Member:
         self.servers: dict[int, str] = {}
         """Servers of the journal that it cannot ask, and why."""
         self.down_since: float | None = None
-        """Since when it is frozen or gone, and not yet killed for it."""
+        """Since when it is frozen or gone, or has been killed for it; None while it is."""
         self.left = False
+        self.in_order = False
+        """It was told to end and come back."""
         self.near: list[int] = []
         """Shards that it could take over in a moment, although they are another's."""
         self.follows: list[int] = []
@@ -145,6 +156,8 @@ class Coordinator:
         self._assignment = Assignment(settings.shards)
         self._members: dict[str, Member] = {}
         self._of: dict[Channel, Member] = {}
+        self._superseded: deque[tuple[str, str, Identity]] = deque(maxlen=SUPERSEDED_MAX)
+        """Processes whose names others have taken: a raylet that is dead cannot end them."""
         self._expected: dict[str, Kind] = {}
         self.floors: dict[int, ShardHead] = {}
         self._version = 0
@@ -271,12 +284,18 @@ class Coordinator:
 
     def joined(self, channel: Channel, join: Join) -> None:
         before = self._members.get(join.name)
+        if (join.name, join.node, join.process) in self._superseded:
+            _log.warning("superseded", name=join.name, pid=join.process.pid, node=join.node)
+            channel.send(encode_frame(Leave()))
+            return
         same = before is not None and self._replaced(before, join)
         member = Member(join, channel, asyncio.get_running_loop().time())
         self._members[join.name] = self._of[channel] = member
         self._expected.setdefault(join.name, join.kind)
         if not same:
             self._restarting.pop(join.name, None)
+        for mark in join.marks:
+            self._raise_floor(mark)
         _log.info("joined", name=join.name, pid=join.process.pid, address=join.address)
         self.on_join(join)
         if same:
@@ -354,9 +373,19 @@ class Coordinator:
             self._down(member, "it says nothing")
         is_host = member.join.kind is Kind.HOST
         limit = patience.frozen_host_seconds if is_host else patience.frozen_gateway_seconds
+        if is_host and member.channel is None and not member.in_order:
+            limit = min(limit, patience.gone_seconds)
         if member.down_since is not None and now - member.down_since > limit:
             member.down_since = None
-            self._run(self._launcher.kill(member.join))
+            self._run(self._give_up(member))
+
+    async def _give_up(self, member: Member) -> None:
+        """Have its successor started; once more after a while, should nobody have come."""
+        try:
+            await self._launcher.kill(member.join)
+        finally:
+            if not member.alive:
+                member.down_since = asyncio.get_running_loop().time()
 
     def _down(self, member: Member, reason: str) -> None:
         member.alive = False
@@ -397,11 +426,15 @@ class Coordinator:
 
     def _replaced(self, before: Member, join: Join) -> bool:
         """`join` is of the same process, connecting again, or of its successor. Which?"""
+        same = (before.join.node, before.join.process) == (join.node, join.process)
+        if not same:
+            self._superseded.append((before.join.name, before.join.node, before.join.process))
+            self._tell(before, Leave())
         if before.channel is not None:
             self._of.pop(before.channel, None)
             before.channel.close()
             before.channel = None
-        if before.join.process == join.process:
+        if same:
             return True
         self._assignment.drop(join.name)
         return False
@@ -451,7 +484,7 @@ class Coordinator:
                 self._end_in_order(member, Leave())
 
     def _end_in_order(self, member: Member, word: Stop | Leave) -> None:
-        self._restarting[member.join.name] = True
+        self._restarting[member.join.name] = member.in_order = True
         _log.info("restarts", name=member.join.name, pid=member.join.process.pid)
         self._tell(member, word)
 

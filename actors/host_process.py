@@ -9,6 +9,7 @@ caller to ask again. So whatever cannot go on here ends the process, and nothing
 """
 
 import asyncio
+import contextlib
 import ipaddress
 import logging
 import os
@@ -21,7 +22,7 @@ from actors.address import TcpAddress, parse_address
 from actors.archive import Archive
 from actors.binary_server import BinaryServer
 from actors.config import Settings
-from actors.control import Kind, introduce
+from actors.control import Kind, ShardHead, introduce
 from actors.data_directory import DataDirectory
 from actors.host import Host
 from actors.host_member import HostMember
@@ -29,7 +30,7 @@ from actors.journal import CONNECTIONS_PER_HOST, RedisJournal
 from actors.journal_servers import seats_of
 from actors.keys import Authenticator
 from actors.log import set_up_logs
-from actors.marks import Marks
+from actors.marks import CorruptMarkError, Marks
 from actors.usage import Usage, served
 from engine.messages import Sample
 
@@ -58,7 +59,7 @@ class HostProcess:
         journals = _journals(settings)
         await asyncio.gather(*(each.open(JOURNAL_SECONDS, demand=False) for each in journals))
         member = HostMember(_end)
-        usage = Usage(settings.data_path)
+        marks, usage = Marks(directory.marks), Usage(settings.data_path)
 
         def around() -> list[Sample]:
             return [*usage.samples(), *served(server.statistics())]
@@ -68,7 +69,7 @@ class HostProcess:
             settings,
             settings.cluster_id,
             journals,
-            Marks(directory.marks),
+            marks,
             os.urandom,
             member.notice,
             member.emptied,
@@ -83,7 +84,9 @@ class HostProcess:
         _log.info("serves", name=self._name, address=address)
         await member.run(
             self._control,
-            introduce(settings, Kind.HOST, self._name, address),
+            introduce(
+                settings, Kind.HOST, self._name, address, marks=_heads(marks, settings.shards)
+            ),
             host,
             server.close,
         )
@@ -99,6 +102,16 @@ def _journals(settings: Settings) -> list[RedisJournal]:
         for _ in range(CONNECTIONS_PER_HOST)
         for url, seat in zip(settings.redis, seats, strict=True)
     ]
+
+
+def _heads(marks: Marks, shards: int) -> list[ShardHead]:
+    """What this machine's marks say. An illegible one is for the shard's recovery to refuse."""
+    found = []
+    for shard in range(shards):
+        with contextlib.suppress(CorruptMarkError):
+            if (mark := marks.read(shard)) is not None:
+                found.append(ShardHead(shard, *mark.position, mark.checksum))
+    return found
 
 
 def _end(reason: str) -> NoReturn:

@@ -36,6 +36,7 @@ from actors.journal import JournalError
 from actors.journal_servers import look_for
 from actors.keys import KeysError, check_keys
 from actors.log import close_logs, set_up_logs, warn_on_stderr
+from actors.machine import Needs, examine, unfit
 from actors.redis_server import RedisServer, RedisServerError
 from gateway.gateway import GatewayProcess
 
@@ -161,8 +162,10 @@ async def _start(settings: Settings, programs: Programs, stack: AsyncExitStack) 
     cluster = Cluster(programs, directory.remember)
     stack.push_async_callback(cluster.stop)
     await cluster.start(settings.address, Path(settings.run_dir))
+    if settings.address is not None:
+        await _check_machines(cluster, settings)
     coordinator = Coordinator(settings, cluster)
-    coordinator.on_join = lambda join: cluster.note_processes()
+    coordinator.on_join = cluster.joined
     control = await coordinator.listen(await cluster.listen_address())
     stack.push_async_callback(coordinator.stop)
     cluster.arguments = (settings.encode(), control)
@@ -225,6 +228,16 @@ async def _find_installation(settings: Settings) -> Installation:
             if isinstance(each, JournalError):
                 _log.error("journal_server_down", reason=str(each))
         return found
+
+
+async def _check_machines(cluster: Cluster, settings: Settings) -> None:
+    """Every machine has this engine, the journal's server and a directory. Raises UpError."""
+    needs = await Needs.of(settings)
+    answers = await cluster.ask_everywhere(examine, needs.encode())
+    for where, answer in answers:
+        if (problem := unfit(needs, answer)) is not None:
+            raise UpError(f"the machine at {where}: {problem}")
+    _log.info("machines", addresses=[where for where, _ in answers])
 
 
 async def _wait_until_ready(coordinator: Coordinator, directory: DataDirectory) -> None:

@@ -61,6 +61,7 @@ def test_the_head_binds_its_address_without_a_dashboard(cluster: dict[str, Any])
     (head,) = [command for command in ray_starts(cluster) if "--head" in command]
 
     assert "--include-dashboard=false" in head.split()
+    assert "RAY_health_check_period_ms=1000" in head.split(), "only the head asks after others"
     assert f"--node-ip-address={cluster['provider']['head_ip']}" in head.split()
 
 

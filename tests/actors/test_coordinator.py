@@ -29,7 +29,7 @@ from actors.control import (
 from actors.coordinator import Coordinator, Patience
 from actors.process import Identity
 
-PATIENCE = Patience(0.6, 1.2, 1.2, 1.0, 2.0)
+PATIENCE = Patience(0.6, 1.2, 1.2, 0.4, 1.0, 2.0)
 SHARDS = 4
 
 
@@ -38,13 +38,16 @@ class Puppet:
 
     def __init__(self, world: "World", kind: Kind, name: str, pid: int) -> None:
         self.world = world
-        self.join = Join("token", kind, name, Identity(pid, 0, "/bin/x"), "here", f"unix:/{name}")
+        identity, marks = Identity(pid, 0, "/bin/x"), world.marks.get(name, [])
+        self.join = Join("token", kind, name, identity, "here", f"unix:/{name}", "", marks)
         self.beat = Beat()
         self.got: list[FromCoordinator] = []
         self.recovers = False
         self.is_far = False
         """It never keeps up with what it is to follow."""
         self.is_host = kind is Kind.HOST
+        self.deaf = False
+        """To being sent away."""
         self.frozen: Channel | None = None
         self.control = ControlMember(
             world.address, self.join, self._beat, self._receive, gone_seconds=0.2
@@ -71,7 +74,7 @@ class Puppet:
             self.beat.version = message.version
         elif isinstance(message, Stop):
             self.control.leave()
-        elif isinstance(message, Leave):
+        elif isinstance(message, Leave) and not self.deaf:
             self.die()
         self.control.notice()
 
@@ -117,6 +120,8 @@ class World:
         self.epochs: dict[int, int] = {}
         self.puppets: dict[str, Puppet] = {}
         self.killed: list[str] = []
+        self.marks: dict[str, list[ShardHead]] = {}
+        """Of each host's machine."""
         self.pids = 0
         self.coordinator: Coordinator | None = None
 
@@ -249,6 +254,44 @@ async def test_the_first_to_return_gets_everything(world: World, tmp_path: Path)
     await world.place(Kind.HOST, "host-2")
 
     await come(coordinator, lambda: owners(coordinator) == dict.fromkeys(range(SHARDS), "host-2"))
+
+
+async def test_a_machine_knows_of_shards_that_it_had(world: World, tmp_path: Path) -> None:
+    """What a host's machine has marked is a floor for whoever gets the shard on another."""
+    world.marks = {"host-2": [ShardHead(0, 1, 7, 77), ShardHead(3, 2, 1, 21)]}
+
+    await started(world, tmp_path, hosts=2)
+
+    assigned = [each for each in world.puppets["host-1"].got if isinstance(each, Assign)]
+    assert [ShardHead(0, 1, 7, 77), None] == [each.floor for each in assigned]
+
+
+async def test_the_older_of_two_of_one_name_is_sent_away(world: World, tmp_path: Path) -> None:
+    """A host whose machine was taken for dead is replaced and told to leave; when it did not hear,
+    and joins again, its successor stays."""
+    coordinator = await started(world, tmp_path, hosts=2)
+    older = world.puppets["host-1"]
+    older.deaf = True
+
+    await world.place(Kind.HOST, "host-1")
+    newer = world.puppets["host-1"]
+    await come(coordinator, lambda: any(isinstance(each, Map) for each in newer.got))
+    await come(coordinator, lambda: older.got.count(Leave()) > 1)
+
+    await come(coordinator, lambda: len(owners(coordinator)) == SHARDS)
+    assert 0 == newer.got.count(Leave())
+    assert {"host-1", "host-2"} == set(owners(coordinator).values())
+
+
+async def test_a_host_that_does_not_come_back_is_given_up(world: World, tmp_path: Path) -> None:
+    """Whoever is gone for long is asked for once more, again and again, until there is somebody."""
+    coordinator = await started(world, tmp_path, hosts=2)
+
+    world.puppets["host-1"].die()
+
+    await come(coordinator, lambda: world.killed == ["host-1"] * 2)
+    await world.place(Kind.HOST, "host-1")
+    await come(coordinator, lambda: set(owners(coordinator).values()) == {"host-1", "host-2"})
 
 
 async def test_a_failed_shard_is_reported_and_left(world: World, tmp_path: Path) -> None:
@@ -394,6 +437,18 @@ async def test_a_host_restarts_when_its_shards_are_elsewhere(world: World, tmp_p
     assert "there is no host beside host-2" == coordinator.restart("host-2")
     await world.place(Kind.HOST, "host-1")
     await come(coordinator, lambda: len(world.puppets["host-1"].beat.owned) == SHARDS // 2)
+
+
+async def test_who_ends_in_order_has_time_to_come_back(world: World, tmp_path: Path) -> None:
+    """Nobody waits for it meanwhile, so it is not looked for elsewhere as soon as one that died."""
+    coordinator = await started(world, tmp_path, hosts=2)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+
+    assert coordinator.restart("host-1") is None
+
+    await come(coordinator, lambda: world.killed == ["host-1"])
+    assert loop.time() - began > PATIENCE.frozen_host_seconds
 
 
 async def test_a_gateway_restarts_when_it_has_answered(world: World, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -168,7 +168,12 @@ class EngineProcess:
             await self._process.wait()
 
 
-async def start(data_dir: Path, *flags: str | Path) -> EngineProcess:
+async def start(
+    data_dir: Path,
+    *flags: str | Path,
+    environment: Mapping[str, str] | None = None,
+    seconds: float = START_SECONDS,
+) -> EngineProcess:
     """`onhand up` on `data_dir`. Raises StartError if it does not come up."""
     with TemporaryFile("w+") as errors:  # a pipe that nobody reads would hold it up in the end
         process = await asyncio.create_subprocess_exec(
@@ -177,11 +182,12 @@ async def start(data_dir: Path, *flags: str | Path) -> EngineProcess:
             stdin=DEVNULL,
             stdout=PIPE,
             stderr=errors,
+            env=environment,
             start_new_session=True,
         )
         assert process.stdout is not None
         try:
-            line = await asyncio.wait_for(process.stdout.readline(), START_SECONDS)
+            line = await asyncio.wait_for(process.stdout.readline(), seconds)
         except TimeoutError:
             os.killpg(process.pid, signal.SIGKILL)
             raise
@@ -193,9 +199,14 @@ async def start(data_dir: Path, *flags: str | Path) -> EngineProcess:
 
 
 @asynccontextmanager
-async def running(data_dir: Path, *flags: str | Path) -> AsyncIterator[EngineProcess]:
+async def running(
+    data_dir: Path,
+    *flags: str | Path,
+    environment: Mapping[str, str] | None = None,
+    seconds: float = START_SECONDS,
+) -> AsyncIterator[EngineProcess]:
     """An engine for as long as the block lasts."""
-    engine = await start(data_dir, *flags)
+    engine = await start(data_dir, *flags, environment=environment, seconds=seconds)
     try:
         yield engine
     finally:

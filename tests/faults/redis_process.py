@@ -24,17 +24,21 @@ SETTINGS = {
 
 
 class RedisProcess:
-    """One server on one directory, behind one socket."""
+    """One server on one directory, behind one socket, and a port if there is to be one."""
 
-    def __init__(self, directory: Path, name: str = "redis") -> None:
-        """`name`: of the server's program, see `tests.actors.servers`."""
+    def __init__(self, directory: Path, name: str = "redis", where: str = "") -> None:
+        """`name`: of the server's program, see `tests.actors.servers`; `where`: an address and a
+        port, host:port."""
         self._directory = directory
         self._name = name
+        self._where = where
         self._process: Process | None = None
         self._socket = directory / "redis.sock"
 
     @property
     def url(self) -> str:
+        if self._where:
+            return f"redis://{self._where}/0"
         return f"unix://{self._socket}"
 
     @property
@@ -75,10 +79,15 @@ class RedisProcess:
             binary_of(self._name),
             *settings,
             *("--dir", self._directory, "--unixsocket", self._socket),
+            *self._listen(),
             stdout=DEVNULL,
             start_new_session=True,
         )
         await eventually(self._answers, 30)
+
+    def _listen(self) -> list[str]:
+        host, _, port = self._where.rpartition(":")
+        return ["--bind", host, "--port", port, "--protected-mode", "no"] if self._where else []
 
     async def kill(self) -> None:
         assert self._process is not None
@@ -105,9 +114,11 @@ class RedisProcess:
 
 
 @asynccontextmanager
-async def redis_running(directory: Path, name: str = "redis") -> AsyncIterator[RedisProcess]:
+async def redis_running(
+    directory: Path, name: str = "redis", where: str = ""
+) -> AsyncIterator[RedisProcess]:
     """A server for as long as the block lasts."""
-    server = RedisProcess(directory, name)
+    server = RedisProcess(directory, name, where)
     try:
         await server.start()
         yield server

@@ -16,9 +16,9 @@ AGAIN = (None, Status.NOT_DONE, Status.OUTCOME_UNKNOWN, Status.OVERLOADED)
 class Till:
     """Dials again whenever its connection is lost."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, key: str | None = None) -> None:
         self._up = asyncio.Event()
-        self._link = Link(address, None, self._changed)
+        self._link = Link(address, key, self._changed)
 
     async def __aenter__(self) -> Self:
         self._link.start()
