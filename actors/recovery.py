@@ -15,7 +15,7 @@ stands where it stood, and whatever is wrong with what follows is found, or not,
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Set
 from typing import Final, NamedTuple
 
 import structlog
@@ -207,15 +207,15 @@ class Recovery:
         since the journal reaches back to it; if it did not, the records would not link.
         """
         shard = self._make_shard()
-        tried = {START}
+        lost = {START}
         async for pointers in self._pointers(shard.number):
-            for pointer in sorted(pointers - tried, reverse=True):
+            for pointer in sorted(pointers - lost, reverse=True):
                 reader = await self._read_snapshot(shard, pointer)
                 if reader is not None:
-                    return _Replay(shard, reader, await asyncio.to_thread(reader.digest))
+                    return _Replay(shard, reader, await asyncio.to_thread(reader.digest), lost)
+                lost.add(pointer)
                 shard = self._make_shard()
-            tried |= pointers
-        return _Replay(shard, None, None)
+        return _Replay(shard, None, None, lost)
 
     async def _pointers(self, number: int) -> AsyncIterator[set[Position]]:
         """The snapshots that records tell of: of the last records; and then, if these are not
@@ -267,8 +267,15 @@ class _Begun(NamedTuple):
 class _Replay:
     """Applies records one by one, and checks what a recovery must check."""
 
-    def __init__(self, shard: Shard, reader: SnapshotReader | None, digest: bytes | None) -> None:
-        """`reader`: has restored `shard` from what has the digest `digest`; or both are None."""
+    def __init__(
+        self,
+        shard: Shard,
+        reader: SnapshotReader | None,
+        digest: bytes | None,
+        lost: Set[Position],
+    ) -> None:
+        """`reader`: has restored `shard` from what has the digest `digest`; or both are None.
+        `lost`: snapshots that are not whole, whatever records say of them."""
         self.shard = shard
         self.position = START
         self.checksum = 0
@@ -276,6 +283,7 @@ class _Replay:
         """Of the snapshot that all began with."""
         self.cut_checksum = 0
         self._digest = digest
+        self._lost = lost
         self._before: Record | None = None
         self._before_claim = (START, 0)
         self._generations: list[Position] = []
@@ -388,6 +396,8 @@ class _Replay:
             self._begun.append(_Begun(record.position, *counts))
         elif isinstance(event, SnapshotTaken):
             taken = Position(event.epoch, event.sequence)
+            if taken in self._lost:
+                return
             if taken > (self._generations[-1] if self._generations else START):
                 self._generations = [*self._generations[-1:], taken]
                 self._chunks = event.chunks
