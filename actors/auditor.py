@@ -12,7 +12,8 @@
 An audit is made every so often by itself, and when somebody asks (`Audit`). It must not disturb who
 is served: work comes in slices of a third of a millisecond, and after each comes a pause nine times
 as long (as long as the slice, if somebody waits for the audit): a tenth of one core. One shard of a
-host is audited at a time, because an audit holds the state of its shard twice more. Journal errors
+host is audited at a time, because an audit holds the state of its shard twice more; quick audits,
+which hold it once more, have a turn of their own. Journal errors
 are waited out; the end of the ownership ends the audit.
 
 What is found is an alarm: a log entry, a metric, a line of `onhand status`. The shard goes on,
@@ -52,7 +53,9 @@ class Turns:
     """What the auditors of one host share: whose turn it is, and what they have done."""
 
     def __init__(self) -> None:
-        self.lock = asyncio.Lock()
+        self.full = asyncio.Lock()
+        self.quick = asyncio.Lock()
+        """Who asks for a quick audit does not wait for a full one to end."""
         self.waiting = 0
         """How many wait for an audit that was asked for."""
         self.clean = 0
@@ -198,12 +201,13 @@ class Auditor:
             self._turns.waiting -= desk.answer(answer)
 
     async def _quickly(self) -> AuditView | None:
-        pace = _Pace(self._turns)
-        copy = await self._copy(self._quick, pace)
-        return None if copy is None else await self._sum_up(copy, pace.spend)
+        async with self._turns.quick:
+            pace = _Pace(self._turns)
+            copy = await self._copy(self._quick, pace)
+            return None if copy is None else await self._sum_up(copy, pace.spend)
 
     async def _fully(self) -> AuditView | None:
-        async with self._turns.lock:
+        async with self._turns.full:
             began = self._loop.time()
             self._due_at = began + self._interval
             pace = _Pace(self._turns)

@@ -235,6 +235,8 @@ class Owner:
 
     def tick(self, now: float) -> None:
         """Answer those whose deadline has passed; wake up for what is overdue."""
+        if self.phase in ENDED:
+            return
         for portion in self.in_flight:
             if portion.waiter.deadline <= now:
                 portion.answer(OUTCOME_UNKNOWN)
