@@ -108,7 +108,8 @@ class Appender:
         if run_id != self._run_id or newest[0].position != self.position:
             await self._look(None)
             return
-        self._recognise(newest[0])
+        if checksum_of(newest[0].record) != self.checksum:
+            raise FencedError(f"shard {self._shard}: another's {self.position} stands for ours")
         if len(newest) == 2 and checksum_of(newest[1].record) != self._checksum_before:
             raise RegressedError(
                 f"shard {self._shard}: another's {newest[1].position} stands before {self.position}"

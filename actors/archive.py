@@ -26,6 +26,9 @@ which is the last one here: the same bytes, or it is not the same journal. An ar
 from another installation would otherwise pass for one that has everything already, and let the
 journal be trimmed.
 
+What the journal has still though it was pruned here (its server has come back without a trim) is
+held against the record that the oldest segment follows.
+
 **A gap is an error** that names both ends. It is real where hosts of several machines archive into
 directories of their own: another one has trimmed in between. Then the next run is begun `anew`;
 `segments` are those of the newest run, and what is before the gap stays until it is pruned.
@@ -233,15 +236,22 @@ class Archive:
         its name last."""
         self._disk.sync(self._place(shard))
         found = (self._segment(path) for path in reversed(self._list(shard, "records")))
-        return next(each for each in found if each is not None and each.first <= position)
+        holding = (each for each in found if each is not None and each.first <= position)
+        return next(holding, None) or self.segments(shard)[0]
 
     def _compare(self, newest: Segment, entries: list[Entry]) -> None:
         """Raise CorruptArchiveError if one of `entries` is not the one that is here."""
         position, record = entries[0]
         if (position, checksum_of(record)) == newest.after[:2]:
             return  # as it should be: the journal begins with the last one that is here
-        there = dict(entries)
-        for segment in self.segments(newest.shard):
+        segments = self.segments(newest.shard)
+        before = segments[0].before
+        pruned = [each for each in entries if each.position <= before.position]
+        if pruned and (pruned[-1].position, checksum_of(pruned[-1].record)) != before[:2]:
+            reason = f"{before.position} was pruned: this is the archive of something else"
+            raise CorruptArchiveError(segments[0].path, f"record {pruned[-1].position}", reason)
+        there = dict(entries[len(pruned) :])
+        for segment in segments:
             if segment.last < entries[0].position or segment.first > entries[-1].position:
                 continue
             for position, record in self.read(segment):

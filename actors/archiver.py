@@ -19,6 +19,7 @@ from typing import Final, Protocol
 import structlog
 
 from actors.archive import AnyArchive, ArchiveGapError, CorruptArchiveError, Segment
+from actors.fresh_directory import to_end
 from actors.journal import Entry, Journal
 from actors.patience import patiently
 from engine import limits
@@ -198,17 +199,17 @@ async def copy_snapshot(archive: AnyArchive, journal: Readable, shard: int, cut:
         return False
     scratch = Shard(shard, limits.SHARDS_MAX)
     SnapshotReader(scratch.state, shard, cut).feed(chunk)
-    keeping = await asyncio.to_thread(archive.begin_keep, shard, cut, scratch.state.now)
+    keeping = await to_end(partial(archive.begin_keep, shard, cut, scratch.state.now))
     chunks = 1
     try:
-        while not await asyncio.to_thread(keeping.put, chunk):
+        while not await to_end(partial(keeping.put, chunk)):
             chunk = await patiently(partial(journal.load, shard, chunk_name(cut, chunks)))
             if chunk is None:
                 _log.warning("chunk_missing", shard=shard, chunk=chunk_name(cut, chunks))
                 return False
             chunks += 1
-        await asyncio.to_thread(keeping.finish)
+        await to_end(keeping.finish)
     finally:
-        keeping.discard()
+        await to_end(keeping.discard)
     _log.info("snapshot_archived", shard=shard, position=str(cut), chunks=chunks)
     return True

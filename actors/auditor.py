@@ -13,7 +13,8 @@ An audit is made every so often by itself, and when somebody asks (`Audit`). It 
 is served: work comes in slices of a third of a millisecond, and after each comes a pause nine times
 as long (as long as the slice, if somebody waits for the audit): a tenth of one core. One shard of a
 host and of a journal's server is audited at a time, because an audit holds the state of its shard
-twice more. Journal errors are waited out; the end of the ownership ends the audit.
+twice more; quick audits, which hold it once more, have a turn of their own. Journal errors are
+waited out; the end of the ownership ends the audit.
 
 What is found is an alarm: a log entry, a metric, a line of `onhand status`. The shard goes on,
 whatever it is. Damage in what is stored does not touch what is in memory, which every
@@ -54,16 +55,22 @@ class Turns:
 
     def __init__(self, servers: int = 1) -> None:
         """`servers`: on which the journal is; one that is down holds up its own shards' audits."""
-        self._locks = [asyncio.Lock() for _ in range(servers)]
+        self._full = [asyncio.Lock() for _ in range(servers)]
+        self._quick = [asyncio.Lock() for _ in range(servers)]
+        """Who asks for a quick audit does not wait for a full one to end."""
         self.waiting = 0
         """How many wait for an audit that was asked for."""
         self.clean = 0
         self.drifted = 0
         self.incomplete = 0
 
-    def of(self, shard: int) -> asyncio.Lock:
+    def full(self, shard: int) -> asyncio.Lock:
         """Whose turn it is among the shards that are on the same server as this one."""
-        return self._locks[server_of(shard, len(self._locks))]
+        return self._full[server_of(shard, len(self._full))]
+
+    def quick(self, shard: int) -> asyncio.Lock:
+        """The same, of quick audits."""
+        return self._quick[server_of(shard, len(self._quick))]
 
 
 class Last(NamedTuple):
@@ -204,12 +211,13 @@ class Auditor:
             self._turns.waiting -= desk.answer(answer)
 
     async def _quickly(self) -> AuditView | None:
-        pace = _Pace(self._turns)
-        copy = await self._copy(self._quick, pace)
-        return None if copy is None else await self._sum_up(copy, pace.spend)
+        async with self._turns.quick(self._shard.number):
+            pace = _Pace(self._turns)
+            copy = await self._copy(self._quick, pace)
+            return None if copy is None else await self._sum_up(copy, pace.spend)
 
     async def _fully(self) -> AuditView | None:
-        async with self._turns.of(self._shard.number):
+        async with self._turns.full(self._shard.number):
             began = self._loop.time()
             self._due_at = began + self._interval
             pace = _Pace(self._turns)

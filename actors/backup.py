@@ -193,7 +193,7 @@ class _Heard:
 
     def __init__(self, journal: Readable) -> None:
         self._journal = journal
-        self._silent_at = asyncio.get_running_loop().time() + SILENCE_SECONDS
+        self._silent_since: float | None = None
 
     async def read(
         self, shard: int, after: Position, count: int, *, newest: bool = False
@@ -206,14 +206,16 @@ class _Heard:
         return await self._ask(self._journal.load(shard, name))
 
     async def _ask(self, asked: Awaitable[T]) -> T:
-        loop = asyncio.get_running_loop()
         try:
             found = await asked
         except (BusyError, LostError) as error:
-            if loop.time() > self._silent_at:
+            now = asyncio.get_running_loop().time()
+            if self._silent_since is None:
+                self._silent_since = now
+            if now > self._silent_since + SILENCE_SECONDS:
                 raise JournalError(f"the journal is not to be had: {error}") from error
             raise
-        self._silent_at = loop.time() + SILENCE_SECONDS
+        self._silent_since = None
         return found
 
 
@@ -263,7 +265,7 @@ class _Maker:
         if not records:
             return ShardEntry(shard, 0, 0, 0, str(START), 0, 0)
         snapshot = await self._snapshot(archive, shard, {each.snapshot for each in records})
-        await self._records(archive, shard, head)
+        await self._records(archive, shard, head, mark)
         segments = archive.segments(shard)
         if snapshot == START:
             pointers = await asyncio.to_thread(_pointers, archive, segments)
@@ -296,9 +298,12 @@ class _Maker:
         if reader.previous != START:
             await copy_snapshot(archive, self._journal, shard, reader.previous)
 
-    async def _records(self, archive: Archive, shard: int, through: Position) -> None:
+    async def _records(
+        self, archive: Archive, shard: int, through: Position, mark: Mark | None
+    ) -> None:
         try:
             async for batch in batches(self._journal, shard, through):
+                _check_marked(mark, shard, batch)
                 await to_end(partial(archive.add, shard, batch))
         except (ArchiveGapError, CorruptRecordError, JournalEndsError) as error:
             # trimmed between two pages; or damaged, which is still so the next time
@@ -320,7 +325,7 @@ class _Maker:
             try:
                 shutil.copyfile(path, target / path.name)
             except FileNotFoundError:
-                continue  # pruned meanwhile; what is left is a run still, as it goes oldest first
+                continue  # pruned meanwhile, as are those before it: they are no part of the run
 
     def finish(self, shards: list[ShardEntry], with_archive: bool, version: str) -> Manifest:
         """The small files, and the manifest of it all."""
@@ -348,6 +353,15 @@ def _check_mark(mark: Mark | None, shard: int, head: Position) -> None:
         raise BackupError(
             f"shard {shard}: its journal ends with {head}, {mark.position} was acknowledged"
         )
+
+
+def _check_marked(mark: Mark | None, shard: int, entries: list[Entry]) -> None:
+    """Nor is one that has gone on elsewhere since."""
+    for position, record in entries:
+        if mark is not None and mark.position == position and mark.checksum != checksum_of(record):
+            raise BackupError(
+                f"shard {shard}: record {position} of its journal is another than was acknowledged"
+            )
 
 
 def _pointers(archive: Archive, segments: list[Segment]) -> set[Position]:

@@ -41,7 +41,7 @@ from actors.config import Fsync
 from actors.redis_wire import Connection, ConnectionLostError, ReplyError, Target, pack
 from actors.seat import KEY, Seat, SeatError
 from engine import limits
-from engine.codec import START, Position
+from engine.codec import START, CorruptRecordError, Position
 
 TIMEOUT_DEFAULT: Final = 2.0
 CONNECTIONS_PER_HOST: Final = 4
@@ -492,10 +492,10 @@ def _append_command(key: bytes, position: Position, record: bytes, create: bool)
 
 
 def _entry(shard: int, item: Any) -> Entry:
-    """An item of XRANGE. Raises JournalError if something else was written into our stream."""
+    """An item of XRANGE. Raises CorruptRecordError if it is none that we have written."""
     name, fields = item
     if len(fields) != 2 or fields[0] != b"r":
-        raise JournalError(f"shard {shard}, entry {name.decode()}: not written by a journal")
+        raise CorruptRecordError(f"shard {shard}, entry {name.decode()}: not written by a journal")
     epoch, _, sequence = name.partition(b"-")
     return Entry(Position(int(epoch), int(sequence)), fields[1])
 

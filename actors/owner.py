@@ -196,6 +196,8 @@ class Owner:
 
     def tick(self, now: float) -> None:
         """Answer those whose deadline has passed; wake up for what is overdue."""
+        if self.phase in ENDED:
+            return
         for portion in self.in_flight:
             if portion.waiter.deadline <= now:
                 if portion.waiter.deadline > self._ticked_at:
@@ -262,7 +264,7 @@ class Owner:
         """Whether a newer claim stands: what we have read may have been trimmed under us."""
         try:
             newest = await self._journal.read(self.number, START, 1, newest=True)
-        except JournalError:
+        except _UNTRUSTED:
             return False
         return bool(newest) and newest[0].position.epoch > self.epoch
 

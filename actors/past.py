@@ -135,7 +135,7 @@ class Past:
         return found
 
     async def _restore(self, base: _Base) -> Replay | None:
-        """None if it has been deleted meanwhile."""
+        """None if it has been deleted meanwhile; VanishedError is raised if it was pruned."""
         shard = Shard(self._number, self._shards)
         reader = SnapshotReader(shard.state, self._number, base.position)
         archived = None

@@ -5,12 +5,12 @@
                                                                     └ its checksum, and the digest
 
 A recovery reads what is stored only after something has died, which is a bad moment to find that it
-does not prove itself. So this reads it while its owner is alive. It starts where the journal
-starts (at the older of the two snapshots that are kept, or at the first record), shares nothing
-with the owner but the rules, and checks what a recovery would, and more: each `opened` and each
-announced snapshot on the way bears the digest of the state that its owner had; the last record
-bears the checksum that the owner remembers; and a naive ledger adds the movements up beside the
-replay. A snapshot that is not walked through is proven chunk by chunk all the same.
+does not prove itself. So this reads it while its owner is alive. It starts where the journal starts
+(at the older of the two snapshots that are kept, or at the first record), shares nothing with the
+owner but the rules and which snapshots there are, and checks what a recovery would, and more: each
+`opened` and each announced snapshot on the way bears the digest of the state that its owner had;
+the last record bears the checksum that the owner remembers; and a naive ledger adds the movements
+up beside the replay. A snapshot that is not walked through is proven chunk by chunk all the same.
 
 What is found wrong in what is stored is *damage*, a finding. But the shard goes on meanwhile: it
 may trim the journal below our feet, its server may be replaced by one that has gone back in time,
@@ -156,7 +156,7 @@ class Retrace:
         if self._snapshotter.generations != kept:
             raise _TrimmedError("the journal was trimmed meanwhile")
         theirs = len(kept) == 2 and kept[1].epoch < self._copy.position.epoch
-        if theirs and not await self._snapshotter.check_older():
+        if theirs and await self._snapshotter.drop_if_given_up(kept[0]):
             raise _TrimmedError("an owner before had given up a snapshot, and trimmed the journal")
 
     async def _prove(self, generation: Position, kept: list[Position]) -> None:

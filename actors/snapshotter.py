@@ -34,6 +34,7 @@ failure on, when the server is hardly more than half full.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Final, NamedTuple, TypeVar
@@ -143,8 +144,9 @@ class Snapshotter:
         self._begun: Position | None = None
         """Where the record of this batch will stand, that says that a snapshot is begun there."""
         self._acknowledged: SnapshotTaken | None = None
-        self._asked: list[tuple[Callable[[], None], Spend, asyncio.Future[Copy | None]]] = []
-        """Who waits for a copy."""
+        self._asked: deque[tuple[Callable[[], None], Spend, asyncio.Future[Copy | None]]] = deque()
+        """Who waits for a copy of his own."""
+        self._has_ended = False
         self.taken: SnapshotTaken | None = None
         """A complete snapshot that waits to be announced."""
         self.count = 0
@@ -158,7 +160,10 @@ class Snapshotter:
         """A copy of the state as of the end of a batch to come, for which somebody must care;
         `on_cut` is called then, and `spend` sets the pace. None: there will be none."""
         copy: asyncio.Future[Copy | None] = self._loop.create_future()
-        self._asked.append((on_cut, spend, copy))
+        if self._has_ended:
+            copy.set_result(None)
+        else:
+            self._asked.append((on_cut, spend, copy))
         return copy
 
     def tick(self) -> None:
@@ -245,12 +250,10 @@ class Snapshotter:
         elif self.taken is not None:
             return  # what comes of it is next
         elif self._asked and self._task is None:
-            told, self._asked = self._asked, []
-            for on_cut, _, _ in told:
-                on_cut()
-            copies, spend = [copy for _, _, copy in told], told[0][1]
-            writer = self._cut(limits.AUDIT_SLICE_ENTRIES)
-            self._start(self._rebuild(writer, self._appender.checksum, copies, spend))
+            on_cut, spend, copy = self._asked.popleft()
+            on_cut()
+            cut = self._cut(limits.AUDIT_SLICE_ENTRIES), self._appender.checksum
+            self._start(self._rebuild(*cut, self._journal.run_id, spend, copy))
         elif self._must_settle:
             self._start(self._settle())
 
@@ -267,11 +270,11 @@ class Snapshotter:
 
     def cancel(self) -> None:
         """Leave off: the shard is not ours any more, or goes down."""
+        self._has_ended = True
         for task in self._tasks():
             task.cancel()
-        asked, self._asked = self._asked, []
-        for _, _, copy in asked:
-            _tell(copy, None)
+        while self._asked:
+            _tell(self._asked.popleft()[2], None)
 
     async def stop(self) -> None:
         """Leave off, and wait until that is so."""
@@ -287,11 +290,12 @@ class Snapshotter:
         self,
         writer: SnapshotWriter,
         checksum: int,
-        copies: list[asyncio.Future[Copy | None]],
+        run_id: str,
         spend: Spend,
+        asked: asyncio.Future[Copy | None],
     ) -> None:
         """Build a second state from a snapshot that is not stored, beside batches."""
-        copy, number, run_id = None, self._shard.number, self._journal.run_id
+        copy, number = None, self._shard.number
         try:
             state = ShardState()
             state.seal()
@@ -301,8 +305,7 @@ class Snapshotter:
                 await (asyncio.sleep(0) if self._wanted else spend(2 * limits.AUDIT_SLICE_ENTRIES))
             copy = Copy(state, writer.position, checksum, writer.digest, run_id)
         finally:
-            for each in copies:
-                _tell(each, copy)
+            _tell(asked, copy)
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
         self._task = self._loop.create_task(work)
@@ -339,27 +342,28 @@ class Snapshotter:
     async def _clean_up(self, begun: list[Position]) -> None:
         for each in begun:
             await self._delete(each, await self._count(each))
-        if len(self._generations) < 2 or not await self.check_older():
+        if len(self._generations) < 2:
             return
         older = self._generations[0]
+        if await self.drop_if_given_up(older):
+            return
         before = await self._before(older)
         if before != START and older in self._generations:
             self._generations.insert(0, before)
         await self._settle()
 
-    async def check_older(self) -> bool:
-        """Whether the older of two generations, both from the owners before, is still whole. If it
-        is not, one of them has given it up, perhaps not to its end, and perhaps just now, because
-        it does not know of us yet: then it counts for nothing any more."""
-        older = self._generations[0]
+    async def drop_if_given_up(self, older: Position) -> bool:
+        """Whether the older of two generations, both from the owners before, is not whole any more:
+        one of them has given it up, perhaps not to its end, and perhaps just now, because it does
+        not know of us yet. Then it counts for nothing, and what is left of it goes."""
         chunks = await self._count(older)
         if await self._is_whole(older, chunks):
-            return True
+            return False
         if older in self._generations:
             self._generations.remove(older)
             _log.warning("older_snapshot_was_given_up", shard=self._shard.number, older=str(older))
         await self._delete(older, chunks)
-        return False
+        return True
 
     async def _is_whole(self, generation: Position, chunks: int) -> bool:
         """Whether the last of these chunks is the last one of the snapshot, or damaged: it is there
@@ -494,7 +498,7 @@ class Snapshotter:
             await self._archiver.keep_records(self._journal, number, keep)
             for each in older:
                 await self._archiver.keep_snapshot(self._journal, number, each)
-        self._forgotten = keep
+        self._forgotten = max(self._forgotten, keep)
         gone = 0
         for each in older:
             chunks = await self._count(each)

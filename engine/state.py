@@ -106,7 +106,6 @@ class ShardState:
         self.cluster_id = ""
         self.shards = 0
         self.hash = ""
-        self.epoch = 0
         self.grace_until = 0
         self.finished_window_us = limits.FINISHED_WINDOW_US
         self.returns_window_us = limits.RETURNS_WINDOW_US

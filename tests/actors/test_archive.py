@@ -531,6 +531,26 @@ def test_pruned_while_it_is_read(tmp_path: Path) -> None:
         list(archive.read(second))
 
 
+def test_what_was_pruned_is_in_the_journal_again(tmp_path: Path) -> None:
+    """Its server has come back without a trim; it is the same journal if the records join."""
+    archive, entries = filled(tmp_path, 5 * DAY_US)
+    archive.prune(SHARD, 40 * DAY_US)
+    before = archive.segments(SHARD)[0].before.position
+    assert before > entries[1].position
+    joint = next(number for number, each in enumerate(entries) if each.position == before)
+
+    assert entries[-1].position == archive.add(SHARD, entries).last
+    assert before < archive.add(SHARD, entries[: joint + 1]).last
+    other = [
+        *entries[:joint],
+        Entry(before, entries[joint].record[:-1] + b"?"),
+        *entries[joint + 1 :],
+    ]
+    for strange in (other, entries[:joint]):
+        with pytest.raises(CorruptArchiveError, match=f"{before} was pruned"):
+            archive.add(SHARD, strange)
+
+
 @pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE])
 def test_a_disk_that_does_not_read(
     archive: Archive, monkeypatch: pytest.MonkeyPatch, number: int

@@ -30,6 +30,18 @@ from engine.state import ShardState
 from tests.actors.audits import auditor, snapshots, trade, turns, view
 from tests.actors.trial import Life, Trial, ownership, receive, replayed, timeless
 
+
+@timeless
+async def test_two_audits_at_once(trial: Trial) -> None:
+    """A quick one and a full one that are asked for together do not meddle with each other."""
+    life = await trial.serve()
+    await trade(life)
+    views = await asyncio.gather(view(life), view(life, quick=True), view(life))
+
+    assert [(True, 0), (False, 0), (True, 0)] == [(each.complete, each.drift) for each in views]
+    assert (0, 1) == (turns(life).incomplete, turns(life).clean)
+
+
 Change = Callable[[ShardState], object]
 
 

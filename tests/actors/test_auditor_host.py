@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 
+from actors.config import Settings
 from engine import limits
 from engine.messages import Answer, Audit, Status
 from tests.actors.servers import eventually
@@ -28,6 +29,40 @@ async def test_one_shard_at_a_time(trial: Trial, monkeypatch: pytest.MonkeyPatch
         for first, second in pairwise(lasts):
             assert first[1] <= second[0]
             assert first[1] - first[0] > 5
+
+
+@timeless
+async def test_one_quick_audit_at_a_time(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each holds its shard once more; nobody waits for a full one to end."""
+    monkeypatch.setattr(limits, "AUDIT_HURRIED_SECONDS", 1.0)
+    monkeypatch.setattr(limits, "AUDIT_SLICE_ENTRIES", 1)
+    trial.shards = 2
+    async with tenure(trial, 0, 1) as host:
+        for sku in SKUS:
+            await host.ask(receive(3, sku))
+        full = host.send(Audit(0), deadline_ms=600_000)
+        quick = [host.send(Audit(shard, quick=True), deadline_ms=600_000) for shard in (0, 1)]
+        await eventually(lambda: any(quick), 600)
+        assert 1 == sum(map(bool, quick))
+        await eventually(lambda: all(quick), 600)
+        assert not full
+        await eventually(lambda: bool(full), 600)
+        assert {Status.OK} == {each[0].answers[0].status for each in (full, *quick)}
+
+
+@timeless
+async def test_a_shard_that_has_failed(trial: Trial) -> None:
+    """It is audited no more, and keeps no other from being audited."""
+    trial.shards = 2
+    async with tenure(trial, 0, 1) as host:
+        for sku in SKUS:
+            await host.ask(receive(3, sku))
+        trial.store.restart()
+        trial.store.entries(0).clear()
+        await eventually(lambda: 0 in host.host.status().failed)
+        await asyncio.sleep(Settings().audit_interval_us / limits.SECOND_US + 60)
+        assert newest(host, 1)[1] > 60
+        assert [Status.OK] == await host.statuses(Audit(1))
 
 
 def newest(host: Tenure, shard: int) -> tuple[float, float]:

@@ -457,6 +457,10 @@ async def test_what_cannot_be_saved(shop: Shop, tmp_path: Path) -> None:
         await shop.back_up(tmp_path / "backup")
     shop.store.entries()[4] = Entry(position, data)
     marks = Marks(shop.data.marks)
+    marks.note(0, position, 7)
+    await marks.write()
+    with pytest.raises(BackupError, match=f"shard 0: record {position} of its journal is another"):
+        await shop.back_up(tmp_path / "backup")
     marks.note(0, Position(7, 7), 7)
     await marks.write()
     with pytest.raises(BackupError, match=r"shard 0: its journal ends with .*, 7-7 was ack"):

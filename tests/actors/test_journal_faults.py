@@ -13,7 +13,6 @@ import pytest
 from actors.journal import (
     BusyError,
     Entry,
-    JournalError,
     LostError,
     RedisJournal,
     RefusedError,
@@ -21,7 +20,7 @@ from actors.journal import (
 )
 from actors.redis_server import RedisServer
 from engine import limits
-from engine.codec import GENESIS, START, Position
+from engine.codec import GENESIS, START, CorruptRecordError, Position
 from tests.actors.servers import MEMORY_BYTES, SERVERS, binary_of, eventually, running
 
 pytestmark = pytest.mark.redis
@@ -273,7 +272,7 @@ async def test_a_foreign_entry_is_reported(name: str, tmp_path: Path) -> None:
         writer.close()
         await writer.wait_closed()
 
-        with pytest.raises(JournalError, match="shard 5, entry 3-1: not written by a journal"):
+        with pytest.raises(CorruptRecordError, match="entry 3-1: not written by a journal"):
             await journal.read(SHARD, START, 1)
 
 

@@ -14,7 +14,7 @@ hold:
   an id is known nowhere, or twice) was so at some moment of the call.
 - *Sums.* What is on hand is what the movements add up to, and audits find no more and no less.
 - *The end.* Each shard is served, in the state that its journal tells, or has stopped for a reason
-  that the world has given it.
+  that the world has given it. None has ever stopped without.
 
 Where the server has lost what was durable, a shard may stop, and what it answered may be gone with
 it; a shard that is served must have everything all the same.
@@ -23,6 +23,7 @@ it; a shard that is served must have everything all the same.
 from bisect import bisect_left
 from collections import defaultdict
 from itertools import accumulate
+from math import inf
 from typing import Final
 
 from engine.codec import START, Position
@@ -44,6 +45,8 @@ from engine.messages import (
     Homes,
     ListMovements,
     Opened,
+    SnapshotBegun,
+    SnapshotTaken,
     State,
     Status,
     StockAsOf,
@@ -56,6 +59,8 @@ from tests.simulation.replay import Replay, differs
 
 WITHOUT_HEAD: Final = NOTHING_DONE | {Status.OUTCOME_UNKNOWN, Status.AMBIGUOUS_RESERVATION}
 """What hosts, gateways and clients may answer without having looked at a record."""
+LATE_NS: Final = 50_000_000
+"""After its deadline a call is told within that."""
 BESIDE: Final = (Find, GetMap, Audit, GetStatistics, GetStockAsOf, ListMovements)
 """Commands whose answers are judged by what they say, not by the record they rest on."""
 
@@ -86,6 +91,8 @@ class Judge:
         self.searched: list[Given] = []
         """Answers of hosts that have asked all shards, and so rest on no one record."""
         self.replays: list[Replay] = []
+        deadline_ns = history.deadline_ns
+        self._patience = inf if deadline_ns is None else deadline_ns + LATE_NS
 
     def judge(self) -> list[str]:
         self._check_stored()
@@ -171,7 +178,7 @@ class Judge:
                 shard = shard_of(past.stock.sku, self.history.shards)
                 self._rest(given, Head(shard, past.epoch, past.sequence), self.audits)
             return
-        if is_a_bug(answer):
+        if is_a_bug(answer) or answer.status in self.history.impossible:
             self.violations.append(f"{said(given)}")
         if head is None:
             if answer.status is Status.UNKNOWN_RESERVATION:
@@ -248,6 +255,10 @@ class Judge:
         asked, answer = call.asked, told.answer
         if told.at < asked.at:
             self.violations.append(f"{call} was told at {told.at} what it asked at {asked.at}")
+        if told.at > asked.at + self._patience:
+            self.violations.append(f"{call} was told at {told.at} only what it asked at {asked.at}")
+        if answer.status in self.history.impossible:
+            self.violations.append(f"{call} asked {asked.command} and was told {answer}")
         if answer.status in WITHOUT_HEAD and answer.status is not Status.AMBIGUOUS_RESERVATION:
             return
         heard = [each for each in given if asked.at <= each.arrived and each.at <= told.at]
@@ -320,24 +331,46 @@ class Judge:
                     self.violations.append(
                         f"shard {shard} has stopped without a reason: {history.stopped[shard]}"
                     )
+            elif shard in history.once_stopped and not history.lossy:
+                self.violations.append(
+                    f"shard {shard} had stopped without a reason: {history.once_stopped[shard]}"
+                )
             elif shard not in history.digests:
                 self.violations.append(f"shard {shard} is not served in the end")
             elif not self.replays[shard].violations:
                 self._check_digest(shard, history.digests[shard])
 
     def _check_digest(self, shard: int, living: bytes) -> None:
-        """What each owner found, and what lives in the end, is what the journal makes: the one rule
-        that asks the engine."""
+        """What each owner found, what snapshots hold, and what lives in the end, is what the
+        journal makes: the one rule that asks the engine."""
         replay = self.replays[shard]
         engine = Shard(shard, self.history.shards)
+        lived_at, lived = self.history.lived.get(shard, (START, b""))
+        cuts: dict[Position, bytes] = {}
         for number, record in enumerate(replay.lineage.records):
             following = replay.lineage.records[number + 1 : number + 2]
             for event in following[0].events if following and not record.position.sequence else ():
                 if isinstance(event, Opened):
                     self._compare(replay, engine, event.digest, f"found at {record.position}")
+            for event in record.events:
+                if isinstance(event, SnapshotTaken) and event.digest:
+                    self._check_cut(replay, event, cuts)
             engine.replay(record.stamp, record.events)
-        self._compare(replay, engine, living, "served")
+            if any(isinstance(event, SnapshotBegun) for event in record.events):
+                cuts[record.position] = engine.digest()
+            if record.position == lived_at:
+                self._compare(replay, engine, lived, f"served at {lived_at}", leaps=True)
+        self._compare(replay, engine, living, "served", leaps=True)
         self._check_views(replay, engine)
+
+    def _check_cut(self, replay: Replay, event: SnapshotTaken, cuts: dict[Position, bytes]) -> None:
+        """A snapshot is the state at the record where it was begun."""
+        cut = Position(event.epoch, event.sequence)
+        if cuts.get(cut) != event.digest:
+            self.violations.append(
+                f"shard {replay.shard}: snapshot {cut} has digest {event.digest.hex()}, its journal"
+                f" makes {cuts.get(cut, b'').hex()}"
+            )
 
     def _check_views(self, replay: Replay, engine: Shard) -> None:
         """Of every SKU and reservation, a shard with this journal says what the model says."""
@@ -356,10 +389,12 @@ class Judge:
                     f" right is {expected}"
                 )
 
-    def _compare(self, replay: Replay, engine: Shard, digest: bytes, where: str) -> None:
-        """The digest, now or when more has been forgotten."""
+    def _compare(
+        self, replay: Replay, engine: Shard, digest: bytes, where: str, *, leaps: bool = False
+    ) -> None:
+        """The digest, now or, if time `leaps`, when more has been forgotten."""
         found, now = engine.digest(), engine.state.now
-        moments = iter(replay.windows)
+        moments = iter(replay.windows if leaps else ())
         while found != digest:
             moment = next(moments, None)
             if moment is None:

@@ -89,6 +89,8 @@ class Coordination(Node):
         self.coordinator: Coordinator | None = None
         self.told: list[tuple[int, int, Position]] = []
         """Floors that came with assignments: when, of which shard, up to where."""
+        self.once_stopped: dict[int, str] = {}
+        """Shards that ever refused to serve, and why."""
         self.alarms: dict[str, None] = {}
         """What auditors have found, each once."""
         self._time = time
@@ -111,10 +113,15 @@ class Coordination(Node):
         for number in range(self._settings.hosts, self._hosts):
             await self._nursery.place(Kind.HOST, f"host-{number + 1}")
 
+    def look(self) -> None:
+        """Time to notice who has died."""
+        self._time.run(self._time.now + SECOND)
+
     def _look_on(self) -> None:
         self._nursery.look()
         if self.coordinator is not None:
             self.alarms |= dict.fromkeys(self.coordinator.map().alarms.values())
+            self.once_stopped |= self.stopped
         self._time.at(self._time.now + LOOK, self._look_on)
 
     # --- members (Overseer) ------------------------------------------------------------------

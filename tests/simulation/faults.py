@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 ROOM: Final = 1 << 30
 """Bytes that the server has when it is not full."""
+JUMP_SECONDS: Final = 3_600
+"""By so much a clock may be set on or back."""
 FEW: Final = 6
 """Effects that a server has lost when it has lost little."""
 
@@ -124,7 +126,7 @@ class Faults:
             case Kind.JUMP:
                 loop = self._hosts[one % len(self._hosts)].loop
                 if loop is not None:
-                    loop.wall_offset += (other % 7_201 - 3_600) * SECOND
+                    loop.wall_offset += (other % (2 * JUMP_SECONDS + 1) - JUMP_SECONDS) * SECOND
             case Kind.MOVE:
                 self._registrar.move(fault.draws)
             case Kind.SEIZE:

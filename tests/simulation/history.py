@@ -1,8 +1,8 @@
 """What happened in a simulated world, as far as its judge needs to know.
 
-    client ──Asked──►  …  ──► host ──Given──►  …  ──► client ──Told
-                                │
-                                └──► server: Stored, perhaps Lost again
+    client ──Asked──►  …  ──► Arrived: host ──Given──►  …  ──► client ──Told
+                                         │
+                                         └──► server: Stored
 
 Times are the world's own: nanoseconds since it began, known to nobody inside it. Everything is
 listed in the order in which it happened.
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from engine.codec import Position
-from engine.messages import Answer, Command, Head
+from engine.messages import Answer, Command, Head, Status
 
 
 class Asked(NamedTuple):
@@ -79,8 +79,21 @@ class History:
     """Shard → every record that its journal ever had and did not lose, trimmed ones included."""
     digests: dict[int, bytes] = field(default_factory=dict)
     """Shard → digest of the living state at the end, where a host serves it."""
+    lived: dict[int, tuple[Position, bytes]] = field(default_factory=dict)
+    """Shard → the same after an earlier record."""
     stopped: dict[int, str] = field(default_factory=dict)
     """Shard → why it refuses to serve; the others are served at the end."""
+    once_stopped: dict[int, str] = field(default_factory=dict)
+    """Shard → why it ever did."""
+    settings: tuple[int, int, int, int] | None = None
+    """Grace, and the windows of finished and shipped reservations and of keys, all in microseconds,
+    that every owner opens with; None = not known."""
+    wall_us: int | None = None
+    """The latest that a wall clock may show when the world begins; None = not known."""
+    deadline_ns: int | None = None
+    """In which a call must be told what came of it; None = not known."""
+    impossible: frozenset[Status] = frozenset()
+    """What nobody may be answered in this world."""
     lossy: bool = False
     """The server has gone back in time, or came back empty, at some moment."""
     damaged: set[int] = field(default_factory=set)

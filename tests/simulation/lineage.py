@@ -42,8 +42,11 @@ class Lineage:
         entries: Sequence[tuple[Position, bytes]],
         stored_at: dict[Position, int],
         settled_at: dict[Position, int],
+        settings: tuple[int, int, int, int] | None = None,
+        wall_us: int | None = None,
     ) -> None:
-        """`stored_at`: when each record was durable; `settled_at`: since when for good."""
+        """`stored_at`: when each record was durable; `settled_at`: since when for good; the others
+        as in a history."""
         self.shard = shard
         self.records: list[Record] = []
         """Those that have been taken."""
@@ -53,11 +56,15 @@ class Lineage:
         self._entries = entries
         self._stored_at = stored_at
         self._settled_at = settled_at
+        self._settings = settings
+        self._wall_us = wall_us
         self._begun: set[Position] = set()
         self._announced = {START}
         self._stamp = 0
         self._opened = (0, 0)
-        """The stamp that the present owner began with, and a moment of the world before that."""
+        """The stamp that the present owner began with, a moment of the world before that…"""
+        self._opened_by = 0
+        """…and one after it."""
 
     def prove(self) -> list[Record]:
         """Every record, proven and linked to the one before."""
@@ -117,7 +124,19 @@ class Lineage:
             raise PartedError(
                 f"{where} was opened at {event.opened_at}, its stamp is {record.stamp}"
             )
-        self._opened = record.stamp, self.at(self.records[-1])
+        windows = event.finished_window_us, event.returns_window_us, event.keys_window_us
+        settings = event.grace_until - event.opened_at, *windows
+        if self._settings not in (None, settings):
+            raise PartedError(f"{where} has settings {settings}, they are {self._settings}")
+        if self._wall_us is not None:
+            latest = max(self._stamp, self._wall_us + at_most(self.at(record)))
+            if record.stamp > latest:
+                raise PartedError(f"{where} has stamp {record.stamp}, no clock shows {latest} yet")
+        self._opened, self._opened_by = (record.stamp, self.at(self.records[-1])), self.at(record)
+
+    def earliest(self, at: int) -> int:
+        """What the present owner's clock shows at least, at that moment of the world."""
+        return self._opened[0] + at_least(at - self._opened_by)
 
     def _check_clock(self, record: Record) -> None:
         stamp, at = self._opened

@@ -45,10 +45,14 @@ class Registrar:
         self._given: dict[int, tuple[HostNode, int, int]] = {}
         """shard → whom it was given to, in which incarnation, and when"""
         self._routes: dict[int, tuple[int, str]] = {}
+        self._known: tuple[dict[int, tuple[int, str]], dict[int, str]] = {}, {}
+        """Routes and stopped shards, as they were told last."""
         self._version = 0
         self._frozen_since: dict[str, int] = {}
         self._is_noticed = False
         self.stopped: dict[int, str] = {}
+        self.once_stopped: dict[int, str] = {}
+        """The same, of all times."""
         self.told: list[tuple[int, int, Position]] = []
         """Floors that came with assignments: when, of which shard, up to where."""
         self.alarms: dict[str, None] = {}
@@ -103,6 +107,7 @@ class Registrar:
                 for shard, position in gateway.router.heads.items():
                     self._raise(shard, Floor(position, None))
         self.stopped = {shard: why for shard, why in stopped.items() if shard not in routes}
+        self.once_stopped |= self.stopped
         for shard in range(self._shards):
             if shard not in routes and shard not in self.stopped:
                 self._give(shard, now)
@@ -176,7 +181,8 @@ class Registrar:
 
     def _tell(self, routes: dict[int, tuple[int, str]]) -> None:
         """Gateways learn of changes, each in its own time."""
-        if routes != self._routes:
+        if (routes, self.stopped) != self._known:
+            self._known = routes, self.stopped
             self._routes = routes
             self._version += 1
             for node in (*self._gateways, *self._told):

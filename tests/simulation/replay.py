@@ -75,7 +75,10 @@ class Replay:
         self._lossy = history.lossy
         self.violations: list[str] = []
         entries = history.lineage.get(shard, [])
-        self.lineage = Lineage(shard, history.shards, entries, stored_at, settled_at)
+        self.lineage = Lineage(
+            *(shard, history.shards, entries, stored_at, settled_at),
+            *(history.settings, history.wall_us),
+        )
         self._sightings = Sightings()
         self._calls = calls
         self._arrivals = arrivals
@@ -321,6 +324,10 @@ class Replay:
             self.violations.append(
                 f"{where}: {given.command} was answered {given.answer}, right is {self._answer}"
             )
+        if record.stamp < self.lineage.earliest(given.arrived):
+            self.violations.append(
+                f"{where} has stamp {record.stamp}, but {given.command} arrived later than that"
+            )
         self._check_asked(record, given.command)
 
     def _check_asked(self, record: Record, command: Command) -> None:
@@ -370,8 +377,6 @@ class Replay:
 
     def _is_right(self, given: Given) -> bool:
         """Whether the command, asked here and now, is answered like that and does nothing."""
-        if given.answer.status is Status.MEMORY_FULL:
-            return True
         return not differs(self._ask(given.command), given.answer)
 
     def _ask(self, command: Command) -> Answer:

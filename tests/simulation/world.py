@@ -3,18 +3,17 @@
     draw(seed) ──► World(scenario).run() ──► Outcome: what was wrong, and a trace to compare by
 
     time ──────────────────────────────────────────────────────────────────────────────────►
-    │ commands, faults …                │ all faults end │ every call is │ everybody │ judged
-    │                                   │ all is served  │ asked again   │ looks     │
+    │ commands, faults …                              │ all faults end, all comes back │ judged
 
 First anything may happen, and only safety counts; then nothing goes wrong any more, and everything
-must come back: what was asked with an unknown outcome is asked again, every reservation and SKU is
-read, and the living states are compared with the journal.
+must come back (`aftermath`).
 """
 
 import gc
+import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -22,22 +21,21 @@ from random import Random
 from typing import Any, Final
 
 import structlog
+from structlog.typing import EventDict
 
 from actors import recovery
 from actors.archive import Archive
 from actors.config import Settings
 from actors.journal import journal_key
-from actors.owner import Phase
 from engine import limits, maps
 from engine.codec import Position
-from engine.messages import Command, GetStock, Status
-from engine.placement import shard_of
+from engine.messages import Status
 from gateway import router
-from gateway.lane import is_repeatable
+from tests.simulation.aftermath import Aftermath
 from tests.simulation.checker import judge
 from tests.simulation.coordination import Coordination, Nursery
 from tests.simulation.disk import MemoryDisk
-from tests.simulation.faults import ROOM, Faults
+from tests.simulation.faults import JUMP_SECONDS, ROOM, Faults
 from tests.simulation.history import History, Stored
 from tests.simulation.loop import SECOND, SimulatedLoop, Time
 from tests.simulation.losses import unknowable
@@ -57,15 +55,9 @@ from tests.simulation.redis_server import SimulatedServer
 from tests.simulation.redis_store import Append, Stream, Unlink
 from tests.simulation.registrar import Registrar
 from tests.simulation.scenario import Kind, Scenario
-from tests.simulation.workload import Step, final_reads
 
 EPOCH: Final = 1_700_000_000 * SECOND
 """What wall clocks say when a world begins."""
-FINDING: Final = 7 * SECOND
-"""In which clients who were told nothing for as long as can be have asked somebody else."""
-UNFOUND: Final = (Status.NOT_DONE, Status.OUTCOME_UNKNOWN, Status.OVERLOADED)
-HEALING: Final = 40 * SECOND
-"""In which everything must be served again."""
 MAKE_LOOP: Final[Any] = SimulatedLoop
 """Of all that an abstract loop declares it has what is used; a type checker would have it all."""
 PACES: Final = ((1_000,), (5_000, 1_000, 30_000), (200_000, 1_000, 1_000, 20_000, 3_000_000))
@@ -95,7 +87,15 @@ class World:
         self.scenario = scenario
         self.random = Random(scenario.seed ^ 0x5EED)
         self.time = Time()
-        self.history = History(scenario.shards, lossy=scenario.lossy)
+        finished, keys, returns = scenario.windows_us
+        self.history = History(
+            scenario.shards,
+            lossy=scenario.lossy,
+            settings=(scenario.grace_us, finished, returns, keys),
+            wall_us=EPOCH // 1_000 + _jumps(scenario) * JUMP_SECONDS * limits.SECOND_US,
+            deadline_ns=scenario.deadline_ms * SECOND // 1_000,
+            impossible=_impossible(scenario),
+        )
         self.bugs: list[str] = []
         self._loops: list[SimulatedLoop] = []
         self.net = Network(self.time, self.random, Weather(self.random, *scenario.weather))
@@ -130,6 +130,7 @@ class World:
             for number in range(scenario.clients)
         ]
         self.witness = self._client("witness", self.gateways[0].address)
+        self._witnesses = [self.witness]
         self.faults = Faults(self)
         self.streams: list[set[tuple[Position, bytes]]] = []
         """What stands in the server in the end, by shard."""
@@ -160,6 +161,13 @@ class World:
             *(name, self._make_loop, self.time, self.history, address),
             *(self.scenario.deadline_ms, straight, self.random),
         )
+
+    def add_client(self, address: str) -> ClientNode:
+        """One more witness, who asks at this address."""
+        client = self._client(f"witness-{address}", address)
+        self._witnesses.append(client)
+        client.start()
+        return client
 
     def _settings(self) -> Settings:
         finished, keys, returns = self.scenario.windows_us
@@ -194,7 +202,7 @@ class World:
 
     def run(self) -> Outcome:
         """From the beginning to the judgement."""
-        for node in (self.node, *self.clients, self.witness):
+        for node in (self.node, *self.clients, *self._witnesses):
             node.start()
         if not self.scenario.coordinated:
             for node in (*self.hosts, *self.gateways):
@@ -207,27 +215,20 @@ class World:
             self.time.at(fault.at, self.faults.strike, fault)
         ends = [step.at for step in steps] + [fault.at + fault.lasts for fault in faults]
         self.time.run(max(ends, default=0) + SECOND // 100)
-        self._heal()
-        if not self.bugs and self._comes_back():
-            if self.scenario.lossy:  # whoever has not noticed it yet gets the time to
-                self.time.run(self.time.now + 3 * SECOND)
-            self._ask_again()
-            if self.scenario.follows:
-                self._find_the_owners()
-            self._look_at_everything()
-            self._take_digests()
+        Aftermath(self).run()
         if self.server.serving:
             self.streams = [self._stream(shard) for shard in range(self.scenario.shards)]
-        for node in self._nodes():
+        for node in self.nodes:
             node.kill()
         outcome = self._judge()
         for loop in self._loops:
             loop.bury()
         return outcome
 
-    def _nodes(self) -> list[Node]:
+    @property
+    def nodes(self) -> list[Node]:
         """All there are."""
-        nodes = [self.node, *self.hosts, *self.gateways, *self.clients, self.witness]
+        nodes = [self.node, *self.hosts, *self.gateways, *self.clients, *self._witnesses]
         return [*nodes, self.registrar] if isinstance(self.registrar, Coordination) else nodes
 
     def _judge(self) -> Outcome:
@@ -235,7 +236,9 @@ class World:
         alarms = [f"an auditor's alarm: {alarm}" for alarm in self.registrar.alarms]
         if history.lossy:
             alarms = []  # they may be right
+        alarms += _mishaps
         history.stopped = dict(self.registrar.stopped)
+        history.once_stopped = dict(self.registrar.once_stopped)
         for effect in self.server.log:
             if isinstance(effect, Append):
                 entry = Position(*effect.id), effect.record
@@ -275,122 +278,50 @@ class World:
                 if (position, record) not in kept:
                     yield f"shard {shard}: record {position} is kept nowhere"
 
-    def _until(self, condition: Callable[[], bool], within: int) -> bool:
-        """Let time pass until it is so."""
-        deadline = self.time.now + within
-        while not condition():
-            if self.bugs or self.time.now >= deadline:
-                return False
-            self.time.run(self.time.now + SECOND // 20)
-        return True
 
-    def _heal(self) -> None:
-        """Nothing goes wrong any more."""
-        self.server.loading = self.server.misconf = False
-        self.server.maxmemory = ROOM
-        if self.archive_disk is not None:
-            self.archive_disk.is_full = False
-        self.node.fsync_ns = min(self.node.fsync_ns, SECOND // 1_000)
-        self.net.mend_all()
-        self.net.weather.calm()
-        for node in self._nodes():
-            node.thaw()
-            node.start()
+def _jumps(scenario: Scenario) -> int:
+    return sum(fault.kind is Kind.JUMP for fault in scenario.faults)
 
-    def _comes_back(self) -> bool:
-        def is_back() -> bool:
-            for host in self.hosts:
-                host.start()
-            busy = any(each.is_stopping for each in self.hosts)
-            waiting = any(each.waiting for each in self.clients)
-            return self.registrar.is_settled and not busy and not waiting
 
-        if self._until(is_back, HEALING):
-            return True
-        if not self.bugs:
-            waiting = [each.name for each in self.clients if each.waiting]
-            self.bugs.append(
-                f"not all is well {HEALING // SECOND} s after the last fault: routes"
-                f" {self.registrar.routes}, stopped {self.registrar.stopped}, waiting {waiting}"
-            )
-        return False
-
-    def _ask(self, steps: list[Step]) -> None:
-        for step in steps:
-            self.witness.send(step)
-        if not self._until(lambda: not self.witness.waiting, HEALING) and not self.bugs:
-            self.bugs.append("a client waits for ever")
-
-    def _ask_again(self) -> None:
-        """Whoever does not know what came of a call finds out, under the same name."""
-        unsure = unknown_calls(self.history)
-        self._ask([Step(self.time.now, 0, command) for command in unsure])
-
-    def _find_the_owners(self) -> None:
-        """Clients who follow the map themselves have found back to everybody who serves."""
-        self.time.run(self.time.now + FINDING)
-        asked, history = len(self.history.asked), self.history
-        for client in self.clients:
-            for sku in self.scenario.skus:
-                client.send(Step(self.time.now, 0, GetStock(sku)))
-        self._until(lambda: not any(each.waiting for each in self.clients), HEALING)
-        for told in history.told if not self.bugs else ():
-            call = history.asked[told.call]
-            if told.call >= asked and told.answer.status in UNFOUND:
-                assert isinstance(call.command, GetStock), "nothing else is under way"
-                if shard_of(call.command.sku, history.shards) not in self.registrar.stopped:
-                    self.bugs.append(f"{call.client} does not find who has {call.command.sku}")
-
-    def _look_at_everything(self) -> None:
-        scenario = self.scenario
-        reads = final_reads(scenario.skus, scenario.shards, scenario.steps)
-        self._ask([Step(self.time.now, 0, command) for command in reads])
-
-    def _take_digests(self) -> None:
-        """Of every shard, as it lives: between two batches."""
-        wanted = set(range(self.scenario.shards)) - set(self.registrar.stopped)
-        self._until(lambda: all(self._digest(shard) is not None for shard in wanted), 9 * SECOND)
-        for shard in wanted:
-            digest = self._digest(shard)
-            if digest is not None:
-                self.history.digests[shard] = digest
-
-    def _digest(self, shard: int) -> bytes | None:
-        """Of the owner that wrote the last record there is, if it has nothing to do."""
-        stream = self.server.key(journal_key(shard).encode())
-        for host in self.hosts:
-            for owner in host.host.owners if host.host is not None else []:
-                idle = owner.phase is Phase.SERVING and owner.is_idle
-                if owner.number != shard or not idle or not isinstance(stream, Stream):
-                    continue
-                if owner.position == Position(*stream.last):
-                    return owner.shard.digest()
-        return None
+def _impossible(scenario: Scenario) -> frozenset[Status]:
+    """What nobody may be answered in such a world."""
+    found = {Status.FORBIDDEN, Status.UNAUTHENTICATED, Status.TOO_MANY_REQUESTS}
+    if all(fault.kind is not Kind.FULL for fault in scenario.faults):
+        found.add(Status.MEMORY_FULL)
+    return frozenset(found)
 
 
 def _shard_of(key: bytes) -> int:
     return int(key[key.index(b"{") + 1 : key.index(b"}")])
 
 
-def unknown_calls(history: History) -> list[Command]:
-    """Commands that may be asked again without a second effect, and whose outcome is not known."""
-    told = {each.call: each.answer.status for each in history.told}
-    return [
-        each.command
-        for each in history.asked
-        if told.get(each.call, Status.OUTCOME_UNKNOWN) is Status.OUTCOME_UNKNOWN
-        and is_repeatable(each.command)
-    ]
-
-
 # --- the interpreter -------------------------------------------------------------------------
+
+NEVER: Final = frozenset(
+    {
+        *("answered_twice", "audit_failed", "bad_frame", "complaint", "handler_failed"),
+        *("history_failed", "reply_failed", "shard_broken", "snapshot_failed"),
+    }
+)
+"""What the product logs and lives on after, but which says that there is a bug in it."""
+_mishaps: Final[list[str]] = []
+"""Those of the world at hand."""
+
+
+def _note_mishap(_: object, __: str, entry: EventDict) -> str:
+    if entry["event"] in NEVER:
+        entry.pop("exc_info", None)
+        _mishaps.append(f"the product had a mishap: {entry}, {sys.exc_info()[1]!r}")
+    raise structlog.DropEvent
 
 
 @contextmanager
 def prepared() -> Iterator[None]:
     """An interpreter in which worlds can be run: quiet, and without surprise collections."""
     structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(50), cache_logger_on_first_use=False
+        processors=[_note_mishap],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
+        cache_logger_on_first_use=False,
     )
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     gc.collect()
@@ -427,6 +358,7 @@ def tuned(tuning: dict[str, int | float]) -> Iterator[None]:
 
 def run(scenario: Scenario) -> Outcome:
     """One world, in a prepared interpreter."""
+    _mishaps.clear()
     with tuned(scenario.tuning):
         outcome = World(scenario).run()
     gc.collect(1)
