@@ -252,8 +252,10 @@ class Snapshotter:
         elif self._asked and self._task is None:
             on_cut, spend, copy = self._asked.popleft()
             on_cut()
+            living = self._shard.state
+            tallies = dict(living.shortfalls), list(living.counts)
             cut = self._cut(limits.AUDIT_SLICE_ENTRIES), self._appender.checksum
-            self._start(self._rebuild(*cut, self._journal.run_id, spend, copy))
+            self._start(self._rebuild(*cut, self._journal.run_id, tallies, spend, copy))
         elif self._must_settle:
             self._start(self._settle())
 
@@ -291,10 +293,12 @@ class Snapshotter:
         writer: SnapshotWriter,
         checksum: int,
         run_id: str,
+        tallies: tuple[dict[tuple[str, str], int], list[int]],
         spend: Spend,
         asked: asyncio.Future[Copy | None],
     ) -> None:
-        """Build a second state from a snapshot that is not stored, beside batches."""
+        """Build a second state from a snapshot that is not stored, beside batches. What a snapshot
+        does not hold, since it follows from the rest, the copy has as the living state had it."""
         copy, number = None, self._shard.number
         try:
             state = ShardState()
@@ -303,6 +307,7 @@ class Snapshotter:
             while (chunk := writer.next_chunk()) is not None:
                 reader.feed(chunk[1])
                 await (asyncio.sleep(0) if self._wanted else spend(2 * limits.AUDIT_SLICE_ENTRIES))
+            state.shortfalls, state.counts = tallies
             copy = Copy(state, writer.position, checksum, writer.digest, run_id)
         finally:
             _tell(asked, copy)

@@ -105,11 +105,27 @@ def flip(counter: str, by: int = 1) -> Change:
         ),
         (
             lambda state: state.reservations.remove("r1"),
-            ["sku at here: reserved 3, lines say 1", "reservation r1: only in the journal"],
+            [
+                "sku at here: reserved 3, lines say 1",
+                "1 reservations are RESERVED, 2 counted",
+                "reservation r1: only in the journal",
+            ],
         ),
         (
             lambda state: state.reservations.put("r9", state.reservations.get("r1") or b""),
-            ["sku at here: reserved 3, lines say 5", "reservation r9: only in memory"],
+            [
+                "sku at here: reserved 3, lines say 5",
+                "3 reservations are RESERVED, 2 counted",
+                "reservation r9: only in memory",
+            ],
+        ),
+        (
+            lambda state: state.shortfalls.update({("sku", "here"): 2}),
+            ["sku at here: short of 0, known 0, listed 2"],
+        ),
+        (
+            lambda state: state.shortfalls.update({("sku", "there"): 2}),
+            ["0 shortfalls, 1 listed"],
         ),
         (lambda state: state.keys.remove("k1"), ["key k1: only in the journal"]),
         (

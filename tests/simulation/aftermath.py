@@ -1,7 +1,8 @@
 """What follows when nothing goes wrong any more: everything must come back, and be asked for.
 
-    faults end ─► all is served ─► calls in doubt are asked again ─► new work through every gateway
-               ─► (in some worlds every host dies once more, and recovers) ─► everything is read
+    faults end ─► all is served ─► calls in doubt are asked again ─► everything is read
+               ─► new work through every gateway
+               ─► in some worlds every host dies once more, recovers, and everything is read
 
 A world's safety is judged from all that it has answered; here its liveness is demanded. A call that
 may be asked again is, until it is told what came of it; who answers for ever that nothing was done,
@@ -70,13 +71,14 @@ class Aftermath:
         if self._history.lossy:  # whoever has not noticed it yet gets the time to
             self._pass(3 * SECOND)
         self._ask(self._witness, unknown_calls(self._history))
+        self._look_at_everything()
+        self._history.lived = self._take_digests()
         self._work_anew()
         if self._world.scenario.follows:
             self._find_the_owners()
         if self._world.scenario.seed % DIES_ONCE_MORE == 0 and not self._history.lossy:
-            self._history.lived = self._take_digests()
             self._die_once_more()
-        self._look_at_everything()
+            self._look_at_everything()
         digests = self._take_digests()
         self._history.digests = {shard: digest for shard, (_, digest) in digests.items()}
 
@@ -210,9 +212,17 @@ class Aftermath:
 
     def _take_digests(self) -> dict[int, tuple[Position, bytes]]:
         """Of every shard, as it lives: between two batches."""
-        wanted = set(range(self._history.shards)) - set(self._stopped)
-        self._until(lambda: all(self._digest(shard) for shard in wanted), 9 * SECOND)
-        found = {shard: self._digest(shard) for shard in wanted}
+        found: dict[int, tuple[Position, bytes] | None] = {}
+
+        def is_there() -> bool:
+            shards = set(range(self._history.shards)) - set(self._stopped)
+            found.clear()
+            found.update((shard, self._digest(shard)) for shard in shards)
+            return None not in found.values()
+
+        if not self._until(is_there, 9 * SECOND) and not self._bugs:
+            silent = [shard for shard, digest in found.items() if digest is None]
+            self._bugs.append(f"the owners of shards {silent} do not have what the journal has")
         return {shard: digest for shard, digest in found.items() if digest is not None}
 
     def _digest(self, shard: int) -> tuple[Position, bytes] | None:

@@ -16,8 +16,10 @@ import msgspec
 from actors import (
     appender,
     clock,
+    host,
     journal,
     owner,
+    ownership,
     pending,
     recovery,
     redis_wire,
@@ -28,7 +30,7 @@ from actors.pending import NOT_DONE
 from engine import limits, reservation_rules, shard, snapshot, state, stock
 from engine import reservation as holds
 from engine.codec import Position, encode_record
-from engine.messages import Answer, Expired, Extended, Head, Part, State, Status
+from engine.messages import Answer, Expired, Extended, Head, Opened, Part, State, Status
 from gateway import client, lane, map_watch, router
 from tests.simulation.patch import Place, patched
 
@@ -279,6 +281,31 @@ def _() -> list[Place]:
     return [(state.ShardState, "deadline", deadline)]
 
 
+@_mutant("the windows of an opening are swapped")
+def _() -> list[Place]:
+    honest = ownership.Ownership.opened
+
+    def opened(self: Any, found: Any, stamp: int) -> Opened:
+        event = honest(self, found, stamp)
+        event.keys_window_us, event.finished_window_us = (
+            event.finished_window_us,
+            event.keys_window_us,
+        )
+        return event
+
+    return [(ownership.Ownership, "opened", opened)]
+
+
+@_mutant("every takeover is an hour late")
+def _() -> list[Place]:
+    honest = ownership.Ownership.opened
+
+    def opened(self: Any, found: Any, stamp: int) -> Opened:
+        return honest(self, found, stamp + 3_600 * limits.SECOND_US)
+
+    return [(ownership.Ownership, "opened", opened)]
+
+
 @_mutant("time goes back at a takeover")
 def _() -> list[Place]:
     honest = clock.Clock.__init__
@@ -290,6 +317,24 @@ def _() -> list[Place]:
 
 
 # --- memory and snapshots --------------------------------------------------------------------
+
+
+@_mutant("no snapshot can be written")
+def _() -> list[Place]:
+    async def store(self: Any, *arguments: Any) -> None:
+        raise TypeError("a bug")
+
+    return [(snapshotter.Snapshotter, "_store", store)]
+
+
+@_mutant("a host that was full takes no new work ever after")
+def _() -> list[Place]:
+    honest = host.Host._refuse
+
+    def refuse(self: Any, server: Any, kinds: Any) -> None:
+        honest(self, server, kinds or server.refused)
+
+    return [(host.Host, "_refuse", refuse)]
 
 
 @_mutant("idempotency missing from snapshots")
@@ -469,6 +514,17 @@ def _() -> list[Place]:
         honest(self, found, end)
 
     return [(owner.Owner, "_look_after", look_after)]
+
+
+@_mutant("a gateway learns only where things are first")
+def _() -> list[Place]:
+    honest = router.Router.update_map
+
+    def update_map(self: Any, version: int, *arguments: Any) -> None:
+        if not self.map_version:
+            honest(self, version, *arguments)
+
+    return [(router.Router, "update_map", update_map)]
 
 
 @_mutant("once: a client forgets its doubt when it is refused")

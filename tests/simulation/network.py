@@ -159,7 +159,7 @@ class Network:
         self._random = random
         self._listeners: dict[Address, tuple[SimulatedLoop, Callable[[], Any]]] = {}
         self._open: dict[Transport, None] = {}
-        self._cuts: set[frozenset[str]] = set()
+        self._cuts: dict[frozenset[str], None] = {}
         self._stuck: list[tuple[Transport, Transport, bytes | None]] = []
 
     # --- connections -------------------------------------------------------------------------
@@ -239,14 +239,14 @@ class Network:
 
     def cut(self, one: str, other: str) -> None:
         """Silence between two processes."""
-        self._cuts.add(frozenset((one, other)))
+        self._cuts[frozenset((one, other))] = None
 
     def mend(self, one: str, other: str) -> None:
         """The two hear each other again, and what was held up arrives."""
         pair = frozenset((one, other))
         if pair not in self._cuts:
             return
-        self._cuts.discard(pair)
+        del self._cuts[pair]
         stuck, self._stuck = self._stuck, []
         for sender, receiver, data in stuck:
             self._deliver(sender, receiver, data)

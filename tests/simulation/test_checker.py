@@ -65,7 +65,9 @@ def story() -> History:
     world.batch(tenure, [Receive("apple", "north", 5, key="k-1"), Receive("brick", "south", 3)])
     world.batch(tenure, [Reserve("cart-0", [LineRequest("apple", 2, "north")])])
     world.batch(tenure, [GetStock("apple"), Commit("cart-0"), GetReservation("cart-0")])
+    world.announce(tenure)
     world.batch(tenure, [Reserve("cart-1", [LineRequest("apple", 1)], None, 5)])
+    world.announce(tenure)
     world.find("cart-1")
     world.take_over(tenure)
     world.batch(tenure, [Receive("apple", "north", 5, key="k-1")])
@@ -298,6 +300,27 @@ def fail(history: History) -> None:
     answered(GetStock, answer=answer, head=None)(history)
 
 
+def known(**fields: Any) -> Callable[[History], None]:
+    """The world says of itself what the story does not fit."""
+
+    def spoil(history: History) -> None:
+        for name, value in fields.items():
+            setattr(history, name, value)
+
+    return spoil
+
+
+def act_before_it_arrived(history: History) -> None:
+    """The last sale bears a stamp of a minute before it was asked for."""
+    number = given_of(history, Ship)
+    given, minute = history.given[number], 60 * 10**9
+    history.given[number:] = [given._replace(arrived=given.arrived + minute, at=given.at + minute)]
+    stored = next(n for n, each in enumerate(history.stored) if each.position == (2, 2))
+    history.stored[stored] = history.stored[stored]._replace(at=history.stored[stored].at + minute)
+    del history.stored[stored + 1 :]
+    del history.lineage[0][stored + 1 :]
+
+
 NOWHERE = Answer(Status.UNKNOWN_RESERVATION)
 WRONGS: list[tuple[Callable[[History], None], str]] = [
     (flip_a_bit, "does not prove itself"),
@@ -361,6 +384,18 @@ WRONGS: list[tuple[Callable[[History], None], str]] = [
     (stop, "has stopped without a reason: no record"),
     (serve_nothing, "is not served in the end"),
     (serve_something_else, "is served with digest 00000000000000000000000000000000"),
+    (known(lived={0: (Position(1, 3), bytes(16))}), "is served at 1-3 with digest 000000"),
+    (known(once_stopped={0: "no record"}), "had stopped without a reason: no record"),
+    (known(impossible={Status.UNKNOWN_RESERVATION}), "with Answer(status=<Status.UNKNOWN_RES"),
+    (known(impossible={Status.REPLAYED}), "and was told Answer(status=<Status.REPLAYED"),
+    (known(settings=(1, 2, 3, 4)), "has settings ("),
+    (known(wall_us=0), "no clock shows"),
+    (known(deadline_ns=-checker.LATE_NS), "only what it asked at"),
+    (act_before_it_arrived, "arrived later than that"),
+    (
+        rewritten(SnapshotTaken, lambda event: [msgspec.structs.replace(event, digest=b"other")]),
+        "has digest 6f74686572, its journal makes",
+    ),
 ]
 
 
