@@ -134,9 +134,11 @@ class Lineage:
                 raise PartedError(f"{where} has stamp {record.stamp}, no clock shows {latest} yet")
         self._opened, self._opened_by = (record.stamp, self.at(self.records[-1])), self.at(record)
 
-    def earliest(self, at: int) -> int:
-        """What the present owner's clock shows at least, at that moment of the world."""
-        return self._opened[0] + at_least(at - self._opened_by)
+    def closed_by(self, record: Record) -> int:
+        """The latest moment at which a command may have come that has an effect in this record of
+        the present owner: when its clock showed the stamp, but not after the record was durable."""
+        elapsed_us = record.stamp - self._opened[0] + CLOCK_SLACK_US
+        return min(self.at(record), self._opened_by + int(elapsed_us / (1 - CLOCK_SLACK)) * 1_000)
 
     def _check_clock(self, record: Record) -> None:
         stamp, at = self._opened

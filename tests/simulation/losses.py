@@ -11,6 +11,8 @@ from tests.simulation.history import History, Stored
 
 Told = tuple[int, int, Position]
 """When somebody was told, of which shard, up to where."""
+Opening = tuple[int, Stored, Position]
+"""Which record that was stored, `opened`, and what its owner had found."""
 
 
 def unknowable(history: History, told: list[Told], flushed: bool) -> set[int]:
@@ -30,20 +32,33 @@ def unknowable(history: History, told: list[Told], flushed: bool) -> set[int]:
                 continue
             if position <= reached and (opened.position, opened.record) not in lineage[shard]:
                 continue  # it was there then
-            if not _was_told(told, stored, opened.at):
+            if not _was_told(told, openings, stored, opened.at):
                 found.add(shard)
             break
     return found
 
 
-def _was_told(told: list[Told], stored: Stored, by: int) -> bool:
-    """Whether anybody was told of this record, or of a later one of its epoch, before `by`."""
-    position = stored.position
+def _was_told(told: list[Told], openings: list[Opening], stored: Stored, by: int) -> bool:
+    """Whether anybody was told of this record, or of a later one, before `by`."""
     return any(
-        shard == stored.shard and where.epoch == position.epoch and where >= position
+        shard == stored.shard and _implies(openings, shard, where, stored.position)
         for when, shard, where in told
         if when <= by
     )
+
+
+def _implies(openings: list[Opening], shard: int, where: Position, position: Position) -> bool:
+    """Whether whoever has acknowledged the record at `where` had the one at `position`."""
+    while where.epoch > position.epoch:
+        before = [
+            reached
+            for _, opened, reached in openings
+            if opened.shard == shard and opened.position.epoch == where.epoch
+        ]
+        if len(before) != 1:
+            return False  # nobody, or which of them?
+        [where] = before
+    return where.epoch == position.epoch and where >= position
 
 
 def _begun_anew(history: History) -> set[int]:
@@ -55,7 +70,7 @@ def _begun_anew(history: History) -> set[int]:
     return {shard for shard in shards if shards.count(shard) > 1}
 
 
-def _openings(history: History) -> list[tuple[int, Stored, Position]]:
+def _openings(history: History) -> list[Opening]:
     """Every `opened`, the first time that it was stored, and what its owner had found."""
     seen: set[bytes] = set()
     openings = []

@@ -311,10 +311,13 @@ def known(**fields: Any) -> Callable[[History], None]:
 
 
 def act_before_it_arrived(history: History) -> None:
-    """The last sale bears a stamp of a minute before it was asked for."""
-    number = given_of(history, Ship)
-    given, minute = history.given[number], 60 * 10**9
+    """The shipment's record bears a stamp of a minute before it was asked for."""
+    minute, number = 60 * 10**9, given_of(history, Ship)
+    given = history.given[number]
     history.given[number:] = [given._replace(arrived=given.arrived + minute, at=given.at + minute)]
+    for n, arrived in enumerate(history.arrived):
+        if isinstance(arrived.command, Ship):
+            history.arrived[n] = arrived._replace(at=arrived.at + minute)
     stored = next(n for n, each in enumerate(history.stored) if each.position == (2, 2))
     history.stored[stored] = history.stored[stored]._replace(at=history.stored[stored].at + minute)
     del history.stored[stored + 1 :]
@@ -391,7 +394,7 @@ WRONGS: list[tuple[Callable[[History], None], str]] = [
     (known(settings=(1, 2, 3, 4)), "has settings ("),
     (known(wall_us=0), "no clock shows"),
     (known(deadline_ns=-checker.LATE_NS), "only what it asked at"),
-    (act_before_it_arrived, "arrived later than that"),
+    (act_before_it_arrived, "it has refused"),
     (
         rewritten(SnapshotTaken, lambda event: [msgspec.structs.replace(event, digest=b"other")]),
         "has digest 6f74686572, its journal makes",
