@@ -26,7 +26,7 @@ from actors import (
 )
 from actors.patience import patiently
 from actors.pending import NOT_DONE
-from engine import limits, reservation_rules, shard, snapshot, state, stock
+from engine import limits, reservation_rules, shard, snapshot, state, stock, wire
 from engine import reservation as holds
 from engine.codec import Position, encode_record
 from engine.messages import Answer, Expired, Extended, Head, Opened, Part, State, Status
@@ -513,6 +513,17 @@ def _() -> list[Place]:
         honest(self, found, end)
 
     return [(owner.Owner, "_look_after", look_after)]
+
+
+@_mutant("the beginning of a torn frame is forgotten")
+def _() -> list[Place]:
+    honest = wire.FrameReader.feed
+
+    def feed(self: Any, data: bytes) -> list[bytes]:
+        self._buffer = bytearray()
+        return honest(self, data)
+
+    return [(wire.FrameReader, "feed", feed)]
 
 
 @_mutant("a gateway learns only where things are first")

@@ -295,8 +295,11 @@ class HostNode(Node):
         archive_disk: MemoryDisk | None,
         random: Random,
         on_change: Callable[["HostNode"], None],
+        *,
+        comes_back: bool,
     ) -> None:
-        """`disk`: of the marks; `archive_disk`: None = hosts archive nothing."""
+        """`disk`: of the marks; `archive_disk`: None = hosts archive nothing; `comes_back`: when it
+        has left of its own accord."""
         super().__init__(name, make_loop)
         self.time = time
         self.history = history
@@ -310,6 +313,13 @@ class HostNode(Node):
         self._archive_disk = archive_disk
         self._random = random
         self._on_change = on_change
+        self._comes_back = comes_back
+
+    def _leave_alone(self) -> None:
+        """It has nothing left to do here, or cannot begin."""
+        self.kill()
+        if self._comes_back:
+            self.time.at(self.time.now + SECOND // 4, self.start)
 
     def kill(self) -> None:
         super().kill()
@@ -348,7 +358,7 @@ class HostNode(Node):
         try:
             await asyncio.gather(*(journal.open(10.0) for journal in journals))
         except JournalError:
-            loop.call_soon(self.kill)  # as a process that cannot begin: it is started again
+            loop.call_soon(self._leave_alone)
             return
         disk = self._archive_disk
         host = Host(
@@ -359,7 +369,7 @@ class HostNode(Node):
             SimulatedMarks(self._disk),
             self._random.randbytes,
             lambda: self._on_change(self),
-            self.kill,
+            self._leave_alone,
             lambda stamp: Clock(stamp, wall=loop.wall, monotonic=loop.monotonic),
             None if disk is None else Archive(ARCHIVE, None, disk),
         )

@@ -97,7 +97,9 @@ class World:
         )
         self.bugs: list[str] = []
         self._loops: list[SimulatedLoop] = []
-        self.net = Network(self.time, self.random, Weather(self.random, *scenario.weather))
+        tears = Random(scenario.seed ^ 0x7EA5) if scenario.rough else None
+        weather = Weather(self.random, *scenario.weather)
+        self.net = Network(self.time, self.random, weather, tears)
         self.server = SimulatedServer(maxmemory=ROOM)
         self.server.on_stored = self._stored
         self.disk = MarksDisk(self.time)
@@ -117,6 +119,7 @@ class World:
                 self.archive_disk,
                 self.random,
                 lambda host: self.registrar.notice(host),
+                comes_back=scenario.rough,
             )
             for number in range(scenario.hosts)
         ]
@@ -181,6 +184,7 @@ class World:
         loop: SimulatedLoop = MAKE_LOOP(name, self.time, self.net, pace, self.bugs.append)
         self._loops.append(loop)
         loop.origin = EPOCH
+        loop.threads_go_on = self.scenario.rough
         loop.monotonic_offset = self.random.randrange(SECOND)
         return loop
 
