@@ -287,7 +287,7 @@ class Owner:
         """Whether a newer claim stands: what we have read may have been trimmed under us."""
         try:
             newest = await self._journal.read(self.number, START, 1, newest=True)
-        except JournalError:
+        except (JournalError, CorruptRecordError):
             return False
         return bool(newest) and newest[0].position.epoch > self.epoch
 

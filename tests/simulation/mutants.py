@@ -531,7 +531,7 @@ def _() -> list[Place]:
     honest = router.Router.update_map
 
     def update_map(self: Any, version: int, *arguments: Any) -> None:
-        if not self.map_version:
+        if self.map_version < 1:
             honest(self, version, *arguments)
 
     return [(router.Router, "update_map", update_map)]
