@@ -89,11 +89,6 @@ class Scenario:
     steps: list[Step] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
 
-    @property
-    def lossy(self) -> bool:
-        """Whether the server loses what it had acknowledged."""
-        return any(fault.kind in LOSSY for fault in self.faults)
-
     def describe(self) -> str:
         """What is needed to understand a failure, beside the seed."""
         lines = [

@@ -89,7 +89,6 @@ class World:
         finished, keys, returns = scenario.windows_us
         self.history = History(
             scenario.shards,
-            lossy=scenario.lossy,
             settings=(scenario.grace_us, finished, returns, keys),
             wall_us=EPOCH // 1_000 + _jumps(scenario) * JUMP_SECONDS * limits.SECOND_US,
             deadline_ns=scenario.deadline_ms * SECOND // 1_000,
@@ -207,6 +206,7 @@ class World:
             self.time.at(fault.at, self.faults.strike, fault)
         ends = [step.at for step in steps] + [fault.at + fault.lasts for fault in faults]
         self.time.run(max(ends, default=0) + SECOND // 100)
+        self.history.lossy = self.server.has_lost
         Aftermath(self).run()
         if self.server.serving:
             self.streams = [self._stream(shard) for shard in range(self.scenario.shards)]
@@ -253,7 +253,7 @@ class World:
 
     def _not_archived(self) -> Iterator[str]:
         """What of the journal is neither in the archive nor in its stream any more."""
-        if self.archive_disk is None or self.scenario.lossy or not self.streams:
+        if self.archive_disk is None or self.history.lossy or not self.streams:
             return
         archive = Archive(ARCHIVE, None, self.archive_disk)
         for shard, lineage in self.history.lineage.items():
