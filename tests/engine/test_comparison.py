@@ -166,9 +166,9 @@ def test_memory_and_the_movements() -> None:
         (flip("allocated"), ["apple at north: allocated 1, lines say 0"]),
         (
             flip("on_hand", -11),
-            ["apple at north: on_hand -1", "apple at north: short of 6, known 0"],
+            ["apple at north: on_hand -1", "apple at north: short of 6, known 0, listed 0"],
         ),
-        (flip("short"), ["apple at north: short of 0, known 1"]),
+        (flip("short"), ["apple at north: short of 0, known 1, listed 0"]),
         (
             lambda state: state.reservations.remove("r1"),
             ["apple at north: reserved 3, lines say 0", "0 reservations are RESERVED, 1 counted"],

@@ -61,6 +61,8 @@ WITHOUT_HEAD: Final = NOTHING_DONE | {Status.OUTCOME_UNKNOWN, Status.AMBIGUOUS_R
 """What hosts, gateways and clients may answer without having looked at a record."""
 LATE_NS: Final = 50_000_000
 """After its deadline a call is told within that."""
+LOSS: Final = ("Regressed: ", "Genesis: ")
+"""How reasons begin for which a shard may stop where the server has lost something."""
 BESIDE: Final = (Find, GetMap, Audit, GetStatistics, GetStockAsOf, ListMovements)
 """Commands whose answers are judged by what they say, not by the record they rest on."""
 
@@ -124,7 +126,9 @@ class Judge:
         history = self.history
         if history.lossy and shard in history.unknowable:
             return True
-        return shard in history.stopped and (history.lossy or shard in history.damaged)
+        if shard in history.damaged:
+            return shard in history.stopped
+        return history.lossy and history.stopped.get(shard, "").startswith(LOSS)
 
     # --- the journal ---
 

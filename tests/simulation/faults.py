@@ -37,6 +37,7 @@ class Faults:
         self._gateways = world.gateways
         self._clients = world.clients
         self._registrar = world.registrar
+        self._is_rough = world.scenario.rough
 
     def strike(self, fault: Fault) -> None:
         """Let it begin; it ends by itself."""
@@ -91,6 +92,20 @@ class Faults:
                 kept = max(claims, default=0)
         self._server.restore(kept)
 
+    def _too_little(self, draw: int) -> int:
+        """Bytes that the server has from now on: none, or in a rough world so many that it is full
+        to some degree."""
+        fills = (0.65, 0.85, 0.97, 1.5)
+        return int(self._server.used_memory / fills[draw % len(fills)]) if self._is_rough else 1
+
+    def _pair(self, one: int, other: int) -> tuple[str, str]:
+        """Two who hear each other no more; in a rough world they had something to say."""
+        pairs = self._net.pairs if self._is_rough else []
+        if pairs:
+            return pairs[one % len(pairs)]
+        nodes: list[Node] = [self._node, *self._hosts, *self._gateways, *self._clients]
+        return nodes[one % len(nodes)].name, nodes[other % len(nodes)].name
+
     def _strike_lightly(self, fault: Fault) -> None:
         one, other = fault.draws
         match fault.kind:
@@ -101,7 +116,7 @@ class Faults:
                 )
                 self._later(fault, lambda: setattr(self._node, "fsync_ns", before))
             case Kind.FULL:
-                self._server.maxmemory = 1
+                self._server.maxmemory = self._too_little(one)
                 self._later(fault, lambda: setattr(self._server, "maxmemory", ROOM))
             case Kind.READ_ONLY:
                 self._server.misconf = True
@@ -114,13 +129,7 @@ class Faults:
                 for _ in range(1 + one % 3):
                     self._net.break_one()
             case Kind.CUT:
-                nodes: list[Node] = [
-                    self._node,
-                    *self._hosts,
-                    *self._gateways,
-                    *self._clients,
-                ]
-                pair = nodes[one % len(nodes)].name, nodes[other % len(nodes)].name
+                pair = self._pair(one, other)
                 self._net.cut(*pair)
                 self._later(fault, lambda: self._net.mend(*pair))
             case Kind.JUMP:

@@ -19,6 +19,7 @@ import asyncio
 from asyncio import events
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from contextvars import Context
 from heapq import heappop, heappush
 from math import ceil
@@ -113,6 +114,8 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         self.wall_offset = 0
         """By how much this process's wall clock is off, in nanoseconds."""
         self.monotonic_offset = 0
+        self.threads_go_on = False
+        """What a thread has begun it ends, even if nobody waits for it any more."""
         self.origin = 0
         """What its wall clock says when the world begins."""
         self._time = time
@@ -265,6 +268,9 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
 
         def work() -> None:
             if future.cancelled():
+                if self.threads_go_on:
+                    with suppress(Exception):  # nobody waits for it
+                        func(*args)
                 return
             try:
                 result = func(*args)

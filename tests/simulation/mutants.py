@@ -27,7 +27,7 @@ from actors import (
 )
 from actors.patience import patiently
 from actors.pending import NOT_DONE
-from engine import limits, reservation_rules, shard, snapshot, state, stock
+from engine import limits, reservation_rules, shard, snapshot, state, stock, wire
 from engine import reservation as holds
 from engine.codec import Position, encode_record
 from engine.messages import Answer, Expired, Extended, Head, Opened, Part, State, Status
@@ -516,12 +516,23 @@ def _() -> list[Place]:
     return [(owner.Owner, "_look_after", look_after)]
 
 
+@_mutant("the beginning of a torn frame is forgotten")
+def _() -> list[Place]:
+    honest = wire.FrameReader.feed
+
+    def feed(self: Any, data: bytes) -> list[bytes]:
+        self._buffer = bytearray()
+        return honest(self, data)
+
+    return [(wire.FrameReader, "feed", feed)]
+
+
 @_mutant("a gateway learns only where things are first")
 def _() -> list[Place]:
     honest = router.Router.update_map
 
     def update_map(self: Any, version: int, *arguments: Any) -> None:
-        if not self.map_version:
+        if self.map_version < 1:
             honest(self, version, *arguments)
 
     return [(router.Router, "update_map", update_map)]

@@ -16,12 +16,14 @@ A frozen process's connections stay: its kernel takes bytes, and even new connec
 import asyncio
 from collections.abc import Callable
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from actors.address import TcpAddress
 from tests.simulation.loop import SimulatedLoop, Time
 
 Address = tuple[Any, ...]
+TORN: Final = 0.1
+"""Of what is written at once, this share arrives in two pieces where the network tears."""
 
 
 class BoundSocket(NamedTuple):
@@ -153,12 +155,16 @@ class Transport(asyncio.Transport):
 class Network:
     """Who listens where, what is connected, and what stands between."""
 
-    def __init__(self, time: Time, random: Random, weather: Weather) -> None:
+    def __init__(
+        self, time: Time, random: Random, weather: Weather, tears: Random | None = None
+    ) -> None:
+        """`tears`: what is written at once may arrive in two pieces."""
         self.weather = weather
         self._time = time
         self._random = random
         self._listeners: dict[Address, tuple[SimulatedLoop, Callable[[], Any]]] = {}
         self._open: dict[Transport, None] = {}
+        self._tears = tears
         self._cuts: dict[frozenset[str], None] = {}
         self._stuck: list[tuple[Transport, Transport, bytes | None]] = []
 
@@ -203,6 +209,14 @@ class Network:
 
     def carry(self, sender: Transport, receiver: Transport, data: bytes | None) -> None:
         """Take bytes on their way; None = that was all, the connection is over."""
+        tears = self._tears
+        if tears is not None and data is not None and len(data) > 1 and tears.random() < TORN:
+            at = tears.randrange(1, len(data))
+            self._carry(sender, receiver, data[:at])
+            data = data[at:]
+        self._carry(sender, receiver, data)
+
+    def _carry(self, sender: Transport, receiver: Transport, data: bytes | None) -> None:
         when = max(receiver._arrives, self._time.now + self.weather.delay())
         receiver._arrives = when
         self._time.at(when, self._deliver, sender, receiver, data)
@@ -236,6 +250,11 @@ class Network:
             end = ends[self._random.randrange(len(ends))]
             swallow = self._random.random() < 0.5
             self.reset(end, ConnectionResetError("reset by the network"), swallow=swallow)
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Who talks to whom."""
+        return [(end.loop.name, end.peer.loop.name) for end in self._open if end.peer is not None]
 
     def cut(self, one: str, other: str) -> None:
         """Silence between two processes."""

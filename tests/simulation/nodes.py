@@ -324,8 +324,11 @@ class HostNode(Node):
         archive_disk: MemoryDisk | None,
         random: Random,
         overseer: Overseer,
+        *,
+        comes_back: bool,
     ) -> None:
-        """`disk`: of the marks; `archive_disk`: None = hosts archive nothing."""
+        """`disk`: of the marks; `archive_disk`: None = hosts archive nothing; `comes_back`: when it
+        has left of its own accord."""
         super().__init__(name, make_loop)
         self.time = time
         self.history = history
@@ -339,7 +342,14 @@ class HostNode(Node):
         self._archive_disk = archive_disk
         self._random = random
         self._overseer = overseer
+        self._comes_back = comes_back
         self.server: BinaryServer | None = None
+
+    def leave_alone(self) -> None:
+        """It has nothing left to do here, or cannot begin."""
+        self.kill()
+        if self._comes_back:
+            self.time.at(self.time.now + SECOND // 4, self.start)
 
     def kill(self) -> None:
         super().kill()
@@ -385,7 +395,7 @@ class HostNode(Node):
         try:
             await asyncio.gather(*(journal.open(10.0) for journal in journals))
         except JournalError:
-            loop.call_soon(self.kill)  # as a process that cannot begin: it is started again
+            loop.call_soon(self.leave_alone)
             return
         disk = self._archive_disk
         host = Host(

@@ -52,6 +52,8 @@ class SimulatedServer:
         """The append-only file."""
         self.durable = 0
         """How many effects of `log` are on disk."""
+        self.has_lost = False
+        """Something is gone that was on disk: an older copy was served, or somebody deleted it."""
         self.settings = {
             "appendonly": "yes",
             "appendfsync": fsync,
@@ -132,6 +134,7 @@ class SimulatedServer:
     def restore(self, length: int) -> None:
         """An older copy of the file, its first `length` effects, is put in place and served."""
         assert 0 <= length <= self.durable, f"{length} of {self.durable} durable effects"
+        self.has_lost = self.has_lost or length < self.durable
         self._end(length)
         self.start()
 
@@ -142,6 +145,7 @@ class SimulatedServer:
     def flush(self) -> None:
         """Somebody else deletes all there is; the process goes on."""
         if keys := tuple(self._store.keys):
+            self.has_lost = True
             self.change(Unlink(keys))
 
     def _end(self, survive: int) -> None:

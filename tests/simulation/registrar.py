@@ -72,8 +72,8 @@ class Registrar:
             self._time.at(self._time.now + SECOND // 1_000, self._noticed)
 
     def emptied(self, host: HostNode) -> None:
-        """It ends, and is started again in the end."""
-        host.kill()
+        """It ends, and is started again: by itself, or in the end."""
+        host.leave_alone()
 
     def host_begins(self, host: HostNode) -> None:
         """That tells nothing yet."""

@@ -121,7 +121,9 @@ class Replay:
         self.lineage.take(record)
         self._closed_by = self.lineage.closed_by(record)
         self._stamp = max(self._stamp, record.stamp) if sequence else self._stamp
-        if sequence == 1 and record.position != GENESIS:
+        if sequence == 0:
+            self._overlook()
+        elif sequence == 1 and record.position != GENESIS:
             self._open(record)
             self._settle()
         elif sequence > 1:
@@ -135,6 +137,15 @@ class Replay:
             self._served_at = self._not_before
         for given in self._audits.get(record.position, ()):
             self._check_account(record, given)
+
+    def _overlook(self) -> None:
+        """The owner before may have forgotten what the next one will know."""
+        model, latest = self.model, self._stamp + at_most(self._at - self._stamped_after)
+        for name, known in model.reservations.items():
+            if known.finished_at is None or known.request is None:
+                continue
+            if known.finished_at + model.window(known) <= latest:
+                self._sightings.flickers(name, known.channel, self._served_at, self._at)
 
     def _open(self, record: Record) -> None:
         """Served from here on, under these settings."""

@@ -2,7 +2,8 @@
 
 A reservation is known from the moment at which its record was durable. When it is forgotten no
 record says: some time between the last answer that rested on it and the first record after the end
-of its window. In between it may be known or not.
+of its window. In between it may be known or not. And if no record came before the next owner, whose
+clock goes on from the last stamp, that one may know it again.
 """
 
 from collections import defaultdict
@@ -32,6 +33,10 @@ class Sightings:
     def fades(self, name: str, channel: str | None, perhaps_at: int, at: int) -> None:
         """Between these moments it was forgotten."""
         self._sights[name] += (Sight(perhaps_at, None, channel), Sight(at, False, None))
+
+    def flickers(self, name: str, channel: str | None, perhaps_at: int, at: int) -> None:
+        """Between these moments it may have been forgotten, but then it was known again."""
+        self._sights[name] += (Sight(perhaps_at, None, channel), Sight(at, True, channel))
 
     def between(self, name: str, scope: str | None, start: int, end: int) -> set[bool]:
         """Whether it was known within `scope`, at any moment from `start` to `end`."""

@@ -430,12 +430,14 @@ def test_what_was_lost_may_be_missing_where_a_shard_has_stopped() -> None:
     """A server that went back in time excuses a shard that stopped, and no other."""
     history = story()
     del history.lineage[0][-3:]
-    history.stopped[0] = "Regressed"
+    history.stopped[0] = "Regressed: its end is gone"
     history.digests.clear()
 
     assert [] != judge(history)
     history.lossy = True
     assert [] == judge(history)
+    history.stopped[0] = "CorruptRecord: a record does not prove itself"
+    assert [] != judge(history)
     history.stopped.clear()
     assert [] != judge(history)
 

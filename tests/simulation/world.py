@@ -90,7 +90,6 @@ class World:
         finished, keys, returns = scenario.windows_us
         self.history = History(
             scenario.shards,
-            lossy=scenario.lossy,
             settings=(scenario.grace_us, finished, returns, keys),
             wall_us=EPOCH // 1_000 + _jumps(scenario) * JUMP_SECONDS * limits.SECOND_US,
             deadline_ns=scenario.deadline_ms * SECOND // 1_000,
@@ -98,7 +97,9 @@ class World:
         )
         self.bugs: list[str] = []
         self._loops: list[SimulatedLoop] = []
-        self.net = Network(self.time, self.random, Weather(self.random, *scenario.weather))
+        tears = Random(scenario.seed ^ 0x7EA5) if scenario.rough else None
+        weather = Weather(self.random, *scenario.weather)
+        self.net = Network(self.time, self.random, weather, tears)
         self.server = SimulatedServer(maxmemory=ROOM)
         self.server.on_stored = self._stored
         self.disk = MarksDisk(self.time)
@@ -143,6 +144,7 @@ class World:
         node = HostNode(
             *(name, self._make_loop, self.net, self.time, self.history, self._settings()),
             *(self.disk, self.archive_disk, self.random, self.registrar),
+            comes_back=self.scenario.rough and not self.scenario.coordinated,
         )
         self.hosts.append(node)
         return node
@@ -190,6 +192,7 @@ class World:
         loop: SimulatedLoop = MAKE_LOOP(name, self.time, self.net, pace, self.bugs.append)
         self._loops.append(loop)
         loop.origin = EPOCH
+        loop.threads_go_on = self.scenario.rough
         loop.monotonic_offset = self.random.randrange(SECOND)
         return loop
 
@@ -215,6 +218,7 @@ class World:
             self.time.at(fault.at, self.faults.strike, fault)
         ends = [step.at for step in steps] + [fault.at + fault.lasts for fault in faults]
         self.time.run(max(ends, default=0) + SECOND // 100)
+        self.history.lossy = self.server.has_lost
         Aftermath(self).run()
         if self.server.serving:
             self.streams = [self._stream(shard) for shard in range(self.scenario.shards)]
@@ -267,7 +271,7 @@ class World:
 
     def _not_archived(self) -> Iterator[str]:
         """What of the journal is neither in the archive nor in its stream any more."""
-        if self.archive_disk is None or self.scenario.lossy or not self.streams:
+        if self.archive_disk is None or self.history.lossy or not self.streams:
             return
         archive = Archive(ARCHIVE, None, self.archive_disk)
         for shard, lineage in self.history.lineage.items():
