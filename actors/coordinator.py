@@ -30,7 +30,7 @@ loop was held up, it first forgives everybody the time that it did not listen.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 import structlog
 
@@ -56,6 +56,7 @@ from actors.control import (
     ShardHead,
     Stop,
 )
+from actors.member import Member, Patience
 from actors.moves import Moves
 from actors.process import Identity
 from actors.redis_wire import Target
@@ -75,21 +76,6 @@ RETRY_SECONDS: Final = 1.0
 _log = structlog.get_logger(__name__)
 
 
-class Patience(NamedTuple):
-    """How long the coordinator waits for what."""
-
-    silent_seconds: float = 1.5
-    frozen_host_seconds: float = 10.0
-    frozen_gateway_seconds: float = 4.0
-    gone_seconds: float = 3.0
-    """For a host whose connection has ended to be back, started again where it was; one that was
-    told to end is as one that is frozen, because nothing waits for it."""
-    start_seconds: float = 10.0
-    """For all hosts to join before the first placement."""
-    drain_seconds: float = 10.0
-    """For gateways, then for hosts, to stop in order."""
-
-
 class Launcher(Protocol):
     """Places and ends processes; Ray, in production."""
 
@@ -98,47 +84,6 @@ class Launcher(Protocol):
 
     async def kill(self, join: Join) -> None:
         """End that very process; it is started again if it was placed."""
-
-
-class Member:
-    """One process that has joined."""
-
-    __slots__ = (
-        "alarms",
-        "alive",
-        "channel",
-        "down_since",
-        "follows",
-        "heard",
-        "in_order",
-        "join",
-        "left",
-        "near",
-        "sent",
-        "servers",
-        "version",
-    )
-
-    def __init__(self, join: Join, channel: Channel, now: float) -> None:
-        self.join = join
-        self.channel: Channel | None = channel
-        self.heard = now
-        self.alive = True
-        self.alarms: dict[int, str] = {}
-        """What audits have found in its shards."""
-        self.servers: dict[int, str] = {}
-        """Servers of the journal that it cannot ask, and why."""
-        self.down_since: float | None = None
-        """Since when it is frozen or gone, or has been killed for it; None while it is."""
-        self.left = False
-        self.in_order = False
-        """It was told to end and come back."""
-        self.near: list[int] = []
-        """Shards that it could take over in a moment, although they are another's."""
-        self.follows: list[int] = []
-        """What it was told to keep up with."""
-        self.sent = 0
-        self.version = 0
 
 
 class Coordinator:
@@ -190,6 +135,14 @@ class Coordinator:
         ]
         self._ticker = asyncio.create_task(self._tick())
         await asyncio.gather(*(self._place(kind, name) for kind, name in [*hosts, *gateways]))
+
+    async def watch(self) -> None:
+        """Once started: for as long as the coordinator looks after its members. Raises what keeps
+        it from that, which must not go unnoticed: nobody would be declared dead any more."""
+        assert self._ticker is not None, "started"
+        await asyncio.wait([self._ticker])
+        if not self._ticker.cancelled():
+            self._ticker.result()
 
     async def replace_everything(self) -> None:
         """Ray is a new one: place again whatever was placed."""
@@ -471,10 +424,15 @@ class Coordinator:
         answered what it has."""
         for name, is_told in list(self._restarting.items()):
             member = self._members[name]
+            is_host = member.join.kind is Kind.HOST
             if not member.alive:
                 del self._restarting[name]
             elif is_told:
                 continue
+            elif is_host and not self._active_hosts():
+                _log.warning("restart_given_up", name=name, reason="it is the last one")
+                del self._restarting[name]
+                self._assign()
             elif member.join.kind is Kind.GATEWAY:
                 self._end_in_order(member, Stop())
             elif shards := self._assignment.shards_of(name):
@@ -587,7 +545,7 @@ class Coordinator:
 
     def _assign(self) -> None:
         """Give the orphans to those alive."""
-        hosts = self._active_hosts()
+        hosts = self._active_hosts() or self._not_told_to_end()
         if self._stopping or not hosts:
             return
         self._begun = True
@@ -612,6 +570,10 @@ class Coordinator:
         return active + [
             name for name in idle if name not in active and self._assignment.due_at(name)
         ]
+
+    def _not_told_to_end(self) -> list[str]:
+        """Whoever is to restart and has not been told so yet can still be of use."""
+        return [name for name in self._alive_hosts() if not self._restarting.get(name)]
 
     def _spares(self) -> list[str]:
         active = self._active_hosts()

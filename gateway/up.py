@@ -174,6 +174,7 @@ async def _start(settings: Settings, programs: Programs, stack: AsyncExitStack) 
     if redis is not None:
         _guard(stack, broken, redis.supervise())
     await coordinator.start()
+    _guard(stack, broken, coordinator.watch())
     await _wait_until_ready(coordinator, directory)
     return Running(settings, coordinator, cluster, redis, broken)
 

@@ -26,7 +26,8 @@ from actors.control import (
     ShardHead,
     Stop,
 )
-from actors.coordinator import Coordinator, Patience
+from actors.coordinator import Coordinator
+from actors.member import Patience
 from actors.process import Identity
 
 PATIENCE = Patience(0.6, 1.2, 1.2, 0.4, 1.0, 2.0)
@@ -487,3 +488,31 @@ async def test_what_was_told_is_told_again(world: World, tmp_path: Path) -> None
 
     expected = {wanted: "host-1", given: "host-2"}
     assert await coordinator.wait_until(lambda: expected.items() <= owners(coordinator).items(), 5)
+
+
+async def test_the_last_host_does_not_restart(world: World, tmp_path: Path) -> None:
+    """A host that was to restart stays, and takes everything, when the only other one dies."""
+    coordinator = await started(world, tmp_path, hosts=2)
+    world.puppets["host-1"].is_far = world.puppets["host-2"].is_far = True
+    assert coordinator.restart("host-1") is None
+
+    world.puppets["host-2"].die()
+
+    await come(coordinator, lambda: owners(coordinator) == dict.fromkeys(range(SHARDS), "host-1"))
+    assert Leave() not in world.puppets["host-1"].got
+    await world.place(Kind.HOST, "host-2")
+    await come(coordinator, lambda: sorted(owners(coordinator).values()).count("host-2") == 2)
+
+
+async def test_what_ends_the_watch_is_told(world: World, tmp_path: Path) -> None:
+    """A coordinator that cannot look after its members any more says so to whoever watches it."""
+    coordinator = await started(world, tmp_path, hosts=1)
+    watched = asyncio.create_task(coordinator.watch())
+
+    def fail(now: float) -> dict[int, str]:
+        raise ValueError(now)
+
+    coordinator._moves.give_up = fail  # type: ignore[method-assign] # a bug, as any might be
+
+    with pytest.raises(ValueError, match=r"\d"):
+        await asyncio.wait_for(watched, 5)

@@ -14,9 +14,10 @@ from typing import Final
 from actors.claim import Floor
 from actors.config import Settings
 from actors.control import Join, Kind
-from actors.coordinator import Coordinator, Patience
+from actors.coordinator import Coordinator
 from actors.host import Host
 from actors.host_member import HostMember
+from actors.member import Patience
 from actors.process import Identity
 from engine.codec import Position
 from gateway.gateway_member import GatewayMember
