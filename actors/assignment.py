@@ -8,6 +8,7 @@ What it guarantees: a shard is given to one live host at a time, and stays there
 host says anything about it, recovery included. Placement evens the shards out over the hosts that
 are there; a death moves the dead host's shards, each to the host with the fewest, and no other. A
 shard that is to move is released first, and then placed where it was bound for, if that host lives.
+One that fails meanwhile stays: nobody could serve it elsewhere, and nothing waits for it.
 A route exists only while somebody owns the shard, and the version grows with every change of any.
 
 What it does not guarantee, and need not: that two processes never believe they own one shard. The
@@ -180,8 +181,13 @@ class Assignment:
     def count(self, phase: Phase) -> int:
         return sum(slot.phase is phase for slot in self.slots)
 
-    def shards_of(self, host: str) -> list[int]:
-        return [shard for shard, slot in enumerate(self.slots) if slot.host == host]
+    def shards_of(self, host: str, phase: Phase | None = None) -> list[int]:
+        """What `host` has; only what stands at `phase`, if that is given."""
+        return [
+            shard
+            for shard, slot in enumerate(self.slots)
+            if slot.host == host and phase in (None, slot.phase)
+        ]
 
     def failures(self) -> dict[int, str]:
         """shard → why it is not served."""
@@ -221,7 +227,7 @@ class Assignment:
             slot.progress = report.recovering[shard]
         elif shard in report.failed:
             self._leave(slot, Phase.FAILED)
-            slot.reason = report.failed[shard]
+            slot.reason, slot.bound_for = report.failed[shard], ""
         else:
             self._orphan(slot)
 

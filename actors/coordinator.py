@@ -435,16 +435,22 @@ class Coordinator:
                 self._assign()
             elif member.join.kind is Kind.GATEWAY:
                 self._end_in_order(member, Stop())
-            elif shards := self._assignment.shards_of(name):
+            elif shards := self._assignment.shards_of(name, Phase.OWNED):
                 if not self._moves and not any(map(self._is_leaving, shards)):
                     self.move(shards[0], self._refuge(shards[0], name))
-            else:
+            elif not self._is_coming(name):
                 self._end_in_order(member, Leave())
 
     def _end_in_order(self, member: Member, word: Stop | Leave) -> None:
         self._restarting[member.join.name] = member.in_order = True
         _log.info("restarts", name=member.join.name, pid=member.join.process.pid)
         self._tell(member, word)
+
+    def _is_coming(self, name: str) -> bool:
+        """Whether the host is at work on some shard. It would wait for a server that is down, or
+        refuse what has failed, as long as any other, so these keep it from nothing."""
+        assigned = self._assignment.shards_of(name, Phase.ASSIGNED)
+        return not set(assigned) <= set(self.waiting())
 
     def _is_leaving(self, shard: int) -> bool:
         return self._assignment.slots[shard].bound_for != ""
@@ -528,14 +534,15 @@ class Coordinator:
             self.move(*move)
 
     def _tell_what_to_follow(self) -> None:
-        """Hosts keep up with what is to move to them, and spares with everything."""
+        """Hosts keep up with what is to move to them, and spares with everything but what has
+        failed: that cannot be read."""
         spares = self._spares()
         for name in self._alive_hosts():
             wanted = self._moves.to(name) | self._assignment.due_at(name)
             if name in spares:
                 place = spares.index(name)
                 wanted |= set(range(place, self.shards, len(spares)))
-            member, follows = self._members[name], sorted(wanted)
+            member, follows = self._members[name], sorted(wanted - self.failures().keys())
             if member.follows != follows:
                 member.follows = follows
                 self._tell(member, Follow(follows))

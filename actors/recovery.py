@@ -89,7 +89,7 @@ class Recovery:
     def follow(self, on_near: Callable[[], None]) -> None:
         """Read what there is, call `on_near`, and read whatever comes, until `leave` or `finish`.
 
-        What cannot be followed is read anew, after a pause.
+        What cannot be followed is read anew, after a pause that doubles as long as that is so.
         """
         self._following = asyncio.create_task(self._follow(on_near))
 
@@ -119,10 +119,12 @@ class Recovery:
         return await self._finish(self._replay, ours, wanted)
 
     async def _follow(self, on_near: Callable[[], None]) -> None:
+        pause = limits.FOLLOW_AGAIN_SECONDS
         while True:
             try:
                 self._replay = self._replay or await self._restore()
                 await self._read_on(self._replay, None)
+                pause = limits.FOLLOW_AGAIN_SECONDS
                 if not self.is_near:
                     self.is_near = True
                     on_near()
@@ -130,7 +132,8 @@ class Recovery:
             except _USELESS as error:
                 self._replay, self.is_near = None, False
                 _log.info("read_anew", reason=str(error))
-                await asyncio.sleep(limits.FOLLOW_AGAIN_SECONDS)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, limits.FOLLOW_AGAIN_SECONDS_MAX)
 
     async def _finish(self, replay: "_Replay", ours: Entry, floors: list[Floor]) -> Recovered:
         await self._read_on(replay, ours)

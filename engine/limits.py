@@ -175,7 +175,9 @@ PROVE_SECONDS: Final = 1.0
 FOLLOW_SECONDS: Final = 0.05
 """How often a host that keeps up with another's shard reads what has come…"""
 FOLLOW_AGAIN_SECONDS: Final = 1.0
-"""…and how long it waits before it reads anew what it could not follow."""
+"""…and how long it waits before it reads anew what it could not follow; twice as long each time…"""
+FOLLOW_AGAIN_SECONDS_MAX: Final = 60.0
+"""…up to this."""
 TICK_SECONDS: Final = 0.05
 """How often a host looks for deadlines that have passed."""
 MARK_SECONDS: Final = 1.0

@@ -216,3 +216,16 @@ def test_what_may_not_have_been_heard() -> None:
     assert [Phase.ORPHAN, Phase.OWNED, Phase.ASSIGNED] == [each.phase for each in table.slots]
     table.report("a", Report(6, {1: 1}, {}, {}))
     assert [0, 2] == table.orphans()
+
+
+def test_who_fails_while_it_leaves_keeps_nobody_waiting() -> None:
+    """A shard that was to move, and cannot be served any more, stays; the others are evened out."""
+    table = settled(5, "a")
+    grant = table.release(0, "b")
+
+    table.report("a", Report(grant.serial, dict.fromkeys(range(1, 5), 1), {}, {0: "a gap"}))
+
+    assert (Phase.FAILED, "") == (table.slots[0].phase, table.slots[0].bound_for)
+    assert set() == table.due_at("b")
+    assert (1, "b") == table.uneven(["a", "b"])
+    assert [1, 2, 3, 4] == table.shards_of("a", Phase.OWNED)

@@ -516,3 +516,52 @@ async def test_what_ends_the_watch_is_told(world: World, tmp_path: Path) -> None
 
     with pytest.raises(ValueError, match=r"\d"):
         await asyncio.wait_for(watched, 5)
+
+
+async def test_a_failed_shard_keeps_nobody_from_restarting(world: World, tmp_path: Path) -> None:
+    """What is served moves away; what nobody can serve is no reason to stay."""
+    coordinator = await started(world, tmp_path, hosts=2)
+    one = world.puppets["host-1"]
+    [failed, other] = one.beat.owned
+    del one.beat.owned[failed]
+    one.beat.failed[failed] = "record 1-5: a gap"
+    one.control.notice()
+    await come(coordinator, lambda: failed in coordinator.failures())
+
+    assert coordinator.restart("host-1") is None
+
+    await come(coordinator, lambda: Leave() in one.got)
+    assert [other] == [each.shard for each in one.got if isinstance(each, Release)]
+
+
+async def test_what_is_coming_up_is_waited_for(world: World, tmp_path: Path) -> None:
+    """A host that is to restart first owns what it is at work on, and then hands it over."""
+    coordinator = await started(world, tmp_path, hosts=2)
+    one = world.puppets["host-1"]
+    one.recovers = True
+    [shard, *_] = one.beat.owned
+    del one.beat.owned[shard]
+    one.control.notice()
+    await come(coordinator, lambda: shard in one.beat.recovering)
+
+    assert coordinator.restart("host-1") is None
+    await come(coordinator, lambda: [shard] == coordinator._assignment.shards_of("host-1"))
+    assert Leave() not in one.got
+    one.own(shard)
+    one.control.notice()
+
+    await come(coordinator, lambda: Leave() in one.got)
+    assert {shard} <= {each.shard for each in one.got if isinstance(each, Release)}
+
+
+async def test_nobody_follows_what_has_failed(world: World, tmp_path: Path) -> None:
+    """A spare keeps up with everything that can be read."""
+    coordinator = await started(world, tmp_path, hosts=1, spares=1)
+    await come(coordinator, lambda: len(coordinator.near()) == SHARDS)
+    [owner] = [each for each in world.puppets.values() if each.beat.owned]
+
+    del owner.beat.owned[2]
+    owner.beat.failed[2] = "record 1-5: a gap"
+    owner.control.notice()
+
+    await come(coordinator, lambda: {0, 1, 3} == coordinator.near().keys())

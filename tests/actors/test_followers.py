@@ -6,6 +6,7 @@ import pytest
 
 from actors.claim import Floor
 from actors.followers import Followers
+from actors.journal import Entry
 from actors.owner import Phase
 from actors.recovery import Recovery
 from engine import limits
@@ -154,6 +155,27 @@ async def test_what_is_trimmed_ahead_of_a_follower(trial: Trial, small_snapshots
 
     await trial.serve(recovery=recovery)
     assert trial.opened.digest == trial.lived_before_the_claim()
+
+
+@timeless
+async def test_what_cannot_be_followed_is_read_ever_less(trial: Trial) -> None:
+    """A journal that is damaged stays so: it is read anew now and then, not for ever as before."""
+    life = await trial.serve()
+    await life.go_on(5)
+    entries, journal = trial.store.entries(), trial.journal()
+    position, record = whole = entries[3]
+    entries[3] = Entry(position, bytes([*record[:-1], record[-1] ^ 1]))
+    recovery = ownership(trial.shards).recovery(0, journal)
+    near = asyncio.Event()
+    recovery.follow(near.set)
+
+    await asyncio.sleep(600)
+    reads = len(journal.operations)
+    entries[3] = whole
+
+    await asyncio.wait_for(near.wait(), limits.FOLLOW_AGAIN_SECONDS_MAX)
+    assert 10 < reads < 40
+    recovery.leave()
 
 
 @timeless
