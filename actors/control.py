@@ -220,6 +220,12 @@ def introduce(
     return Join(settings.control_token, kind, name, process, node, address, http, list(marks))
 
 
+def tell_failure(stopping: asyncio.Task[None]) -> None:
+    """A member could not end in order, and does not say Left: the coordinator has it ended."""
+    if not stopping.cancelled() and (error := stopping.exception()) is not None:
+        _log.error("not stopped in order", error=repr(error))
+
+
 class Channel(asyncio.Protocol):
     """One end of a connection: frames in, frames out, and the end of it."""
 

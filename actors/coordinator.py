@@ -111,8 +111,8 @@ class Coordinator:
         """Whether anything was assigned yet."""
         self._assign_at = self._even_at = 0.0
         self._moves = Moves()
-        self._restarting: dict[str, bool] = {}
-        """Processes that are to end in order, and come back; true = they were told to end."""
+        self._restarting: dict[str, float | None] = {}
+        """Processes that are to end in order, and come back; since when they have been told."""
         self._changed = asyncio.Event()
         self._ticker: asyncio.Task[None] | None = None
         self._errands: set[asyncio.Task[None]] = set()
@@ -309,7 +309,7 @@ class Coordinator:
             late, due = now - due, now + TICK_SECONDS
             for member in list(self._members.values()):
                 if late > TICK_SECONDS:
-                    member.heard += late
+                    member.forgive(late, now)
                 self._watch(member, now)
             if now >= self._assign_at:
                 self._assign()
@@ -396,8 +396,8 @@ class Coordinator:
         """What the process was told last went into a connection that it had lost, perhaps. To be
         told twice does it no harm."""
         for grant in self._assignment.again(member.join.name):
-            if self._assignment.slots[grant.shard].bound_for:
-                self._tell(member, Release(grant.serial, grant.shard))
+            if heir := self._assignment.slots[grant.shard].bound_for:
+                self._tell(member, Release(grant.serial, grant.shard, heir))
             else:
                 floor = self.floors.get(grant.shard)
                 self._tell(member, Assign(grant.serial, grant.shard, floor))
@@ -416,19 +416,19 @@ class Coordinator:
         ]
         if not others:
             return f"there is no {kind.name.lower()} beside {name}"
-        self._restarting.setdefault(name, False)
+        self._restarting.setdefault(name, None)
         return None
 
     def _go_on_restarting(self) -> None:
         """A host ends when its shards are elsewhere, one after the other; a gateway when it has
         answered what it has."""
-        for name, is_told in list(self._restarting.items()):
+        for name, told_at in list(self._restarting.items()):
             member = self._members[name]
             is_host = member.join.kind is Kind.HOST
             if not member.alive:
                 del self._restarting[name]
-            elif is_told:
-                continue
+            elif told_at is not None:
+                self._see_it_end(member, told_at)
             elif is_host and not self._active_hosts():
                 _log.warning("restart_given_up", name=name, reason="it is the last one")
                 del self._restarting[name]
@@ -441,8 +441,17 @@ class Coordinator:
             elif not self._is_coming(name):
                 self._end_in_order(member, Leave())
 
+    def _see_it_end(self, member: Member, told_at: float) -> None:
+        """Whoever did not hear, or cannot end in order, is ended, again and again."""
+        now = asyncio.get_running_loop().time()
+        if now - told_at > self._patience.drain_seconds:
+            _log.error("did not end in order", name=member.join.name, pid=member.join.process.pid)
+            self._restarting[member.join.name] = now
+            self._run(self._launcher.kill(member.join))
+
     def _end_in_order(self, member: Member, word: Stop | Leave) -> None:
-        self._restarting[member.join.name] = member.in_order = True
+        member.in_order = True
+        self._restarting[member.join.name] = asyncio.get_running_loop().time()
         _log.info("restarts", name=member.join.name, pid=member.join.process.pid)
         self._tell(member, word)
 
@@ -580,7 +589,7 @@ class Coordinator:
 
     def _not_told_to_end(self) -> list[str]:
         """Whoever is to restart and has not been told so yet can still be of use."""
-        return [name for name in self._alive_hosts() if not self._restarting.get(name)]
+        return [name for name in self._alive_hosts() if self._restarting.get(name) is None]
 
     def _spares(self) -> list[str]:
         active = self._active_hosts()

@@ -30,6 +30,7 @@ from actors.control import (
     Release,
     ShardHead,
     Stop,
+    tell_failure,
 )
 from actors.host import Host
 from engine.codec import Position
@@ -105,6 +106,7 @@ class HostMember:
             self._end("superseded")
         elif isinstance(message, Stop) and self._stopping is None:
             self._stopping = asyncio.create_task(self._stop())
+            self._stopping.add_done_callback(tell_failure)
 
     async def _stop(self) -> None:
         """No more requests; what is queued is served; marks are written."""

@@ -66,3 +66,10 @@ class Member:
         """What it was told to keep up with."""
         self.sent = 0
         self.version = 0
+
+    def forgive(self, late: float, now: float) -> None:
+        """Nobody listened for the `late` seconds before `now`: they count neither as silence nor
+        as time to come back. What was heard in them was heard now, and no later."""
+        self.heard = min(now, self.heard + late)
+        if self.down_since is not None:
+            self.down_since = min(now, self.down_since + late)

@@ -229,8 +229,8 @@ class Owner:
 
     def stop(self, heir: str = "") -> None:
         """Serve what is queued, then leave; commands that come later are another's: those of the
-        host `heir`, if that is known."""
-        self._stopping, self._heir = True, heir
+        host `heir`, if that is known. Whoever says it again need not know any more."""
+        self._stopping, self._heir = True, heir or self._heir
         if self.phase is Phase.SERVING:
             self._turn(Phase.LEAVING)
         self.poke()

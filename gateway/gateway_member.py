@@ -27,6 +27,7 @@ from actors.control import (
     Restart,
     ShardHead,
     Stop,
+    tell_failure,
 )
 from actors.map_board import MapBoard
 from gateway.router import Router
@@ -95,6 +96,7 @@ class GatewayMember:
                 future.set_result(message.problem)
         elif isinstance(message, Stop) and self._stopping is None:
             self._stopping = asyncio.create_task(self._stop())
+            self._stopping.add_done_callback(tell_failure)
 
     async def _stop(self) -> None:
         """Accept nothing more, answer what is here."""

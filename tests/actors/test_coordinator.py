@@ -73,7 +73,7 @@ class Puppet:
             self.beat.near = [] if self.is_far else message.shards
         elif isinstance(message, Map):
             self.beat.version = message.version
-        elif isinstance(message, Stop):
+        elif isinstance(message, Stop) and not self.deaf:
             self.control.leave()
         elif isinstance(message, Leave) and not self.deaf:
             self.die()
@@ -488,6 +488,7 @@ async def test_what_was_told_is_told_again(world: World, tmp_path: Path) -> None
 
     expected = {wanted: "host-1", given: "host-2"}
     assert await coordinator.wait_until(lambda: expected.items() <= owners(coordinator).items(), 5)
+    assert {"host-2"} == {each.host for each in one.got if isinstance(each, Release)}
 
 
 async def test_the_last_host_does_not_restart(world: World, tmp_path: Path) -> None:
@@ -565,3 +566,18 @@ async def test_nobody_follows_what_has_failed(world: World, tmp_path: Path) -> N
     owner.control.notice()
 
     await come(coordinator, lambda: {0, 1, 3} == coordinator.near().keys())
+
+
+async def test_who_does_not_end_in_order_is_ended(world: World, tmp_path: Path) -> None:
+    """A host or a gateway that was told to end, and has not heard or cannot, is killed for it."""
+    coordinator = await started(world, tmp_path, hosts=2)
+    await world.place(Kind.GATEWAY, "gateway-2")
+    await come(coordinator, lambda: "gateway-2" in gateways(coordinator))
+    for name in ("host-1", "gateway-1"):
+        world.puppets[name].deaf = True
+        assert coordinator.restart(name) is None
+
+    await come(coordinator, lambda: {"host-1", "gateway-1"} <= set(world.killed))
+
+    assert Leave() in world.puppets["host-1"].got
+    assert Stop() in world.puppets["gateway-1"].got

@@ -47,11 +47,13 @@ async def test_little_is_left_to_read(trial: Trial) -> None:
 
 @timeless
 async def test_who_leaves_says_to_whom(trial: Trial) -> None:
-    """The last record of an owner that hands over names the host that is to come."""
+    """The last record of an owner that hands over names the host that is to come, even if whoever
+    says it again does not."""
     life = await trial.serve()
     await life.go_on(3)
 
     life.owner.stop("host-2")
+    life.owner.stop()
 
     assert Phase.RELEASED is await life.ended()
     assert [HandedOff("host-2")] == trial.last.events
