@@ -61,13 +61,16 @@ RESUME_WEIGHT: Final = limits.IN_FLIGHT_PER_CONNECTION_MAX // 2
 SWEEP_SECONDS: Final = 1.0
 WRITE_HIGH_BYTES: Final = 1 << 20
 """Answers not taken, beyond which no more requests are read."""
+ANSWER_SECONDS: Final = 5.0
+"""What close() gives the handler to answer what is in flight…"""
 CLOSE_SECONDS: Final = 2.0
-"""What close() gives the peers to take the last answers."""
+"""…and then the peers to take the last answers."""
 
 Reply = Callable[[Response], None]
 Authenticate = Callable[[str | None, str], Scope | None]
 """The API key, or None, and the peer's address → what the caller may do; None = nothing."""
 
+_NOT_DONE: Final = Answer(Status.NOT_DONE)
 _log = structlog.get_logger(__name__)
 
 
@@ -145,7 +148,8 @@ class BinaryServer:
         return str(where)
 
     async def close(self) -> None:
-        """Accept and read no more; what was answered leaves, for a while; then nobody is left."""
+        """Accept and take no more; what is in flight is answered, and leaves, for a while each;
+        then nobody is left."""
         for listener in self._listeners:
             listener.close()
         self._listeners.clear()
@@ -157,14 +161,23 @@ class BinaryServer:
             self._sweeper = None
         self.flush()
         for connection in list(self.connections):
-            connection.close()
+            connection.drain()
+        if not await self._empties(ANSWER_SECONDS):
+            for connection in list(self.connections):
+                connection.close()
+            if not await self._empties(CLOSE_SECONDS):
+                for connection in list(self.connections):
+                    connection.abort()
+
+    async def _empties(self, seconds: float) -> bool:
+        """Whether the last connection is gone by then."""
         if self.connections:
             self._emptied = asyncio.Event()
             try:
-                await asyncio.wait_for(self._emptied.wait(), CLOSE_SECONDS)
+                await asyncio.wait_for(self._emptied.wait(), seconds)
             except TimeoutError:
-                for connection in list(self.connections):
-                    connection.abort()
+                return False
+        return True
 
     def statistics(self) -> ServerStatistics:
         """The counters as they stand."""
@@ -235,6 +248,7 @@ class Connection(asyncio.Protocol):
         "_ahead",
         "_backlog",
         "_closing",
+        "_draining",
         "_held",
         "_moved_at",
         "_out",
@@ -265,6 +279,7 @@ class Connection(asyncio.Protocol):
         self._out: list[bytes] = []
         self._out_bytes = 0
         self._closing = False
+        self._draining = False  # nothing more is done; we close with the last answer
         self._slow = False  # the peer does not take its answers
         self._held = False  # we do not read
         self._resuming = False  # but shall, in the next turn of the event loop
@@ -386,6 +401,9 @@ class Connection(asyncio.Protocol):
         server.commands += commands
         self.in_flight[request_id] = weight = commands + len(payload) // BYTES_PER_WEIGHT
         self._ahead += weight
+        if self._draining:
+            self.reply(Response(request_id, [_NOT_DONE] * commands))
+            return
         if self._ahead > limits.IN_FLIGHT_PER_CONNECTION_MAX:
             self._hold()
         try:
@@ -429,6 +447,8 @@ class Connection(asyncio.Protocol):
         self._write(frame)
         if self._held:
             self._let_go()
+        if self._draining and not self.in_flight:
+            self.loop.call_soon(self._end_drained)
 
     def _write(self, frame: bytes) -> None:
         if not self._out:
@@ -484,6 +504,19 @@ class Connection(asyncio.Protocol):
         answer = Answer(status, Detail(why[: limits.TEXT_CHARS_MAX]))
         self._out.append(encode_frame(Response(request_id, [answer])))
         self.close()
+
+    def drain(self) -> None:
+        """Take no more; close once all that was taken has its answer.
+
+        What comes meanwhile is not done, and answered so: bytes that nobody reads would have the
+        connection reset, and the last answers lost.
+        """
+        self._draining = True
+        self._end_drained()
+
+    def _end_drained(self) -> None:
+        if not self.in_flight and not self._backlog:
+            self.close()
 
     def close(self) -> None:
         """Close once the peer has taken what was written; read no more."""

@@ -111,6 +111,7 @@ class HostMember:
     async def _stop(self) -> None:
         """No more requests; what is queued is served; marks are written."""
         await self._host.stop()
+        self._host.board.close()
         await self._close()
         if self._control is not None:
             self._control.leave()

@@ -41,6 +41,7 @@ class MapBoard:
         self._stopped: list[int] = []
         self._waiting: dict[int, tuple[GetMap, Put, asyncio.TimerHandle]] = {}
         self._asked = 0
+        self._is_closed = False
 
     @property
     def waiting(self) -> int:
@@ -59,6 +60,14 @@ class MapBoard:
             if routes.get(shard, _NOBODY) != self._routes.get(shard, _NOBODY):
                 self._changed[shard] = version
         self.version, self._routes, self._stopped = version, dict(routes), sorted(stopped)
+        self._answer_all()
+
+    def close(self) -> None:
+        """Nobody waits here any more: those who do are told that nothing has changed."""
+        self._is_closed = True
+        self._answer_all()
+
+    def _answer_all(self) -> None:
         waiting, self._waiting = self._waiting, {}
         for question, put, timer in waiting.values():
             timer.cancel()
@@ -71,7 +80,7 @@ class MapBoard:
     def ask(self, question: GetMap, seconds: float, put: Put) -> None:
         """Answer as soon as there is something new for who asks, in `seconds` at the latest."""
         lags = self.version >= 0 and (question.run != self._run or question.after < self.version)
-        if lags or self.waiting >= limits.MAP_WAITERS_MAX:
+        if lags or self._is_closed or self.waiting >= limits.MAP_WAITERS_MAX:
             put(self._answer(question))
             return
         self._asked = number = self._asked + 1

@@ -100,6 +100,7 @@ class GatewayMember:
 
     async def _stop(self) -> None:
         """Accept nothing more, answer what is here."""
+        self._board.close()
         await self._close()
         await self._router.close()
         if self._control is not None:

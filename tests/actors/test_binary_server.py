@@ -510,6 +510,42 @@ async def test_close_lets_the_last_answers_leave(server: BinaryServer, shop: Sho
             pass
 
 
+async def test_close_waits_for_answers(server: BinaryServer, shop: Shop) -> None:
+    """What was in flight is answered before its connection ends; one that waits for nothing ends
+    at once, and what comes meanwhile is not done."""
+    address = await server.listen("tcp:127.0.0.1:0")
+    async with connect(address) as peer, connect(address) as idle:
+        await peer.greet()
+        await idle.greet()
+        shop.held = []
+        await peer.send(encode_frame(Request(1, 1_000, [reserve("r1")])))
+        await until(lambda: shop.held)
+
+        closing = asyncio.create_task(server.close())
+        assert await idle.is_closed()
+        await peer.send(encode_frame(Request(2, 1_000, [reserve("r2")])))
+        assert Response(2, [Answer(Status.NOT_DONE)]) == await peer.response()
+        shop.let_go()
+
+        assert 1 == (await peer.response()).request_id
+        await closing
+    assert [reserve("r1")] == shop.asked
+
+
+async def test_close_does_not_wait_for_ever(
+    server: BinaryServer, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A handler that does not answer keeps nobody."""
+    monkeypatch.setattr("actors.binary_server.ANSWER_SECONDS", 0.1)
+    async with greeted(server) as peer:
+        shop.held = []
+        await peer.send(encode_frame(Request(1, 1_000, [reserve("r")])))
+        await until(lambda: shop.held)
+        await server.close()
+        assert await peer.is_closed()
+    assert 0 == server.statistics().connections
+
+
 async def test_counters_count(server: BinaryServer) -> None:
     """Connections, frames, commands and bytes are what went over the wire."""
     request = Request(1, 1_000, [reserve("r1"), reserve("r2")])

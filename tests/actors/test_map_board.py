@@ -149,3 +149,16 @@ async def test_many_questions_leave_nothing_behind(board: MapBoard) -> None:
     assert 3 == board.waiting
     await until(lambda: board.waiting == 0)
     assert 4 == len(caller.told)
+
+
+async def test_nobody_waits_for_what_is_closed(board: MapBoard) -> None:
+    """Who waits when the process is to end is told that nothing has changed, and who comes late
+    at once."""
+    early, late = Caller(board), Caller(board)
+    early.ask()
+    early.ask()
+    board.close()
+    late.ask()
+    late.ask()
+    assert [2, 2] == [len(each.told) for each in (early, late)]
+    assert 0 == board.waiting
