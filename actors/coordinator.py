@@ -438,7 +438,7 @@ class Coordinator:
             elif shards := self._assignment.shards_of(name, Phase.OWNED):
                 if not self._moves and not any(map(self._is_leaving, shards)):
                     self.move(shards[0], self._refuge(shards[0], name))
-            elif not self._is_coming(name):
+            elif not self._is_in_motion():
                 self._end_in_order(member, Leave())
 
     def _see_it_end(self, member: Member, told_at: float) -> None:
@@ -455,11 +455,11 @@ class Coordinator:
         _log.info("restarts", name=member.join.name, pid=member.join.process.pid)
         self._tell(member, word)
 
-    def _is_coming(self, name: str) -> bool:
-        """Whether the host is at work on some shard. It would wait for a server that is down, or
-        refuse what has failed, as long as any other, so these keep it from nothing."""
-        assigned = self._assignment.shards_of(name, Phase.ASSIGNED)
-        return not set(assigned) <= set(self.waiting())
+    def _is_in_motion(self) -> bool:
+        """Whether some shard is on its way. One that waits for a server that is down is not, and
+        one that has failed neither: they would wait, or refuse to serve, anywhere."""
+        assigned = self._assignment.count(Phase.ASSIGNED) - len(self.waiting())
+        return assigned > 0 or bool(self._assignment.orphans())
 
     def _is_leaving(self, shard: int) -> bool:
         return self._assignment.slots[shard].bound_for != ""

@@ -5,7 +5,8 @@
     coordinator ──Map──►             who owns what, for clients that come straight here
     coordinator ◄──Beat──            which it owns, is recovering, refuses, and how far they reach;
                                      which of the journal's servers it cannot ask
-    coordinator ──Leave──►           all that it had is another's: the process ends
+    coordinator ──Leave──►           all that it had is another's: what was answered leaves, and the
+                                     process ends
     coordinator ──Stop──►            serves what is queued, writes its marks, says Left
 
 It decides nothing and keeps nothing: who owns what is the journal's to say, and which shards to
@@ -47,6 +48,7 @@ class HostMember:
         self._serial = 0
         self._version = 0
         self._stopping: asyncio.Task[None] | None = None
+        self._leaving: asyncio.Task[None] | None = None
         self._control: ControlMember | None = None
 
     async def run(
@@ -102,11 +104,22 @@ class HostMember:
         elif isinstance(message, Map):
             self._version = message.version
             self._host.board.post(message.version, message.owners(), message.failures.keys())
-        elif isinstance(message, Leave):
-            self._end("superseded")
+        elif isinstance(message, Leave) and self._leaving is None:
+            self._leaving = asyncio.create_task(self._leave())
+            self._leaving.add_done_callback(tell_failure)
         elif isinstance(message, Stop) and self._stopping is None:
             self._stopping = asyncio.create_task(self._stop())
             self._stopping.add_done_callback(tell_failure)
+
+    async def _leave(self) -> None:
+        """Whoever was answered in the last moments gets that answer; but if anything is here that
+        another has by now, somebody waits for it to be given up."""
+        self._host.board.close()
+        try:
+            if not self._host.status().owned:
+                await self._close()
+        finally:
+            self._end("superseded")
 
     async def _stop(self) -> None:
         """No more requests; what is queued is served; marks are written."""

@@ -43,6 +43,8 @@ IDLE_SECONDS: Final = 75.0
 STALLED_SECONDS: Final = 10.0
 """What a peer gets to take an answer."""
 LINGER_SECONDS: Final = 2.0
+FAREWELL_SECONDS: Final = 2.0
+"""An idle peer may have a request under way when we are to end: so long we wait for it."""
 ONCE: Final = (
     b"host",
     b"origin",
@@ -152,9 +154,13 @@ class Connection(asyncio.Protocol):
     # --- what the edge calls ------------------------------------------------------------------
 
     def shutdown(self) -> None:
-        """Answer what has come, then close."""
+        """Answer what has come, or what comes next, and say with that answer that we close."""
         self._draining = True
-        if not self._queue and not self._reading_since:
+        if not self.busy:
+            self._loop.call_later(FAREWELL_SECONDS, self._close_idle)
+
+    def _close_idle(self) -> None:
+        if not self.busy:
             self.transport.close()
 
     def check(self, now: float) -> None:
@@ -280,7 +286,8 @@ class Connection(asyncio.Protocol):
         found = self.edge.api.routes.find(method, path)
         if found is None or found[0].call is None:
             self._streams = found is not None and found[0].streamed
-            return self._page(method, raw_path, raw_query, headers, keep_alive=keep_alive)
+            stays = keep_alive and not self._draining
+            return self._page(method, raw_path, raw_query, headers, keep_alive=stays)
         exchange = Exchange(self.edge.api, self, keep_alive=keep_alive)
         exchange.operation, exchange.raw_subject = found
         exchange.raw_query = raw_query

@@ -439,6 +439,25 @@ async def test_closing_answers_what_has_come() -> None:
             await asyncio.open_connection("127.0.0.1", server.port)
 
 
+@pytest.mark.parametrize("request_", [STOCK, HEALTH])
+async def test_a_request_that_crosses_the_end_is_answered(request_: bytes) -> None:
+    """A peer that was idle when the server began to close is told so with its next answer."""
+    engine = LocalEngine()
+    engine.receive("A", 1)
+    async with serving(engine) as server, server.connect() as (reader, writer):
+        writer.write(request_)
+        assert "close" not in (await read_answer(reader)).headers.get("connection", "")
+        closing = asyncio.create_task(server.edge.close())
+        await asyncio.sleep(0)
+
+        writer.write(request_)
+
+        answered = await read_answer(reader)
+        assert (200, "close") == (answered.status, answered.headers["connection"])
+        assert b"" == await asyncio.wait_for(reader.read(), DEADLINE_SECONDS)
+        await closing
+
+
 @pytest.mark.parametrize("host", [b"evil.example", b"localhost.evil.example", b"10.0.0.1", b""])
 async def test_a_page_that_rebinds_its_name_is_refused(server: Server, host: bytes) -> None:
     """Without keys, only names of this host are answered to."""
