@@ -34,7 +34,7 @@ from typing import Final, Protocol
 
 import structlog
 
-from actors.assignment import Assignment, Phase, Report
+from actors.assignment import Assignment, Grant, Phase, Report
 from actors.config import Settings
 from actors.control import (
     Assign,
@@ -399,8 +399,7 @@ class Coordinator:
             if heir := self._assignment.slots[grant.shard].bound_for:
                 self._tell(member, Release(grant.serial, grant.shard, heir))
             else:
-                floor = self.floors.get(grant.shard)
-                self._tell(member, Assign(grant.serial, grant.shard, floor))
+                self._tell_to_claim(grant)
 
     def restart(self, name: str) -> str | None:
         """Have the process `name` end in order and come back, without anybody being refused for it.
@@ -566,8 +565,12 @@ class Coordinator:
             return
         self._begun = True
         for grant in self._assignment.place(hosts, self.near()):
-            floor = self.floors.get(grant.shard)
-            self._tell(self._members[grant.host], Assign(grant.serial, grant.shard, floor))
+            self._tell_to_claim(grant)
+
+    def _tell_to_claim(self, grant: Grant) -> None:
+        member = self._members[grant.host]
+        self._tell(member, Assign(grant.serial, grant.shard, self.floors.get(grant.shard)))
+        member.follows = None
 
     def _alive_hosts(self) -> list[str]:
         return [

@@ -62,8 +62,10 @@ class Member:
         """It was told to end and come back."""
         self.near: list[int] = []
         """Shards that it could take over in a moment, although they are another's."""
-        self.follows: list[int] = []
-        """What it was told to keep up with."""
+        self.follows: list[int] | None = None
+        """What it was told to keep up with; None = it is to be told, whatever it was: the process
+        may be an old one that has connected again, and a shard that it claims is followed no
+        more."""
         self.sent = 0
         self.version = 0
 

@@ -581,3 +581,35 @@ async def test_who_does_not_end_in_order_is_ended(world: World, tmp_path: Path) 
 
     assert Leave() in world.puppets["host-1"].got
     assert Stop() in world.puppets["gateway-1"].got
+
+
+async def test_who_connects_again_follows_what_it_should(world: World, tmp_path: Path) -> None:
+    """A host whose connection was cut is told anew what to keep up with, even if that is nothing:
+    it may not have heard that a move was given up."""
+    coordinator = await started(world, tmp_path, hosts=2)
+    one = world.puppets["host-1"]
+    await come(coordinator, lambda: Follow([]) in one.got)
+    told = len([each for each in one.got if isinstance(each, Follow)])
+
+    one.freeze()
+    one.dial_again()
+
+    def follows() -> list[list[int]]:
+        return [each.shards for each in one.got if isinstance(each, Follow)][told:]
+
+    await come(coordinator, lambda: follows() == [[]])
+
+
+async def test_what_is_claimed_is_to_be_followed_anew(world: World, tmp_path: Path) -> None:
+    """A host drops what it followed when it claims it; so after an assignment it is told again."""
+    coordinator = await started(world, tmp_path, hosts=2)
+    one = world.puppets["host-1"]
+    await come(coordinator, lambda: Follow([]) in one.got)
+    one.got.clear()
+    del one.beat.owned[0]
+    one.control.notice()
+
+    await come(coordinator, lambda: 0 in one.beat.owned and bool(one.got[1:]))
+
+    assert isinstance(one.got[0], Map | Assign)
+    await come(coordinator, lambda: any(isinstance(each, Follow) for each in one.got))
