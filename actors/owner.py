@@ -259,6 +259,8 @@ class Owner:
         except Exception as error:  # a bug in the rules must cost one shard's memory, not the host
             _log.exception("shard_broken", shard=self.number)
             self._end(Phase.BROKEN, f"{type(error).__name__}: {error}")
+        if self.phase is Phase.RELEASED:
+            await self._rest()
 
     async def _is_superseded(self) -> bool:
         """Whether a newer claim stands: what we have read may have been trimmed under us."""
@@ -356,9 +358,9 @@ class Owner:
         shard, clock = self.shard, self._clock
         assert self.snapshotter is not None
         while True:
+            if not self.inbox and self._stopping:
+                break  # chores are the next owner's
             if not self.inbox and not self._has_chores():
-                if self._stopping:
-                    break
                 self._wake = self._loop.create_future()
                 await self._wake
                 self._wake = None
@@ -371,9 +373,6 @@ class Owner:
             await self._batch(self._execute())
             self.snapshotter.after_batch()
             self._hold(meetings)
-        assert self.auditor is not None
-        await self.auditor.stop()
-        await self.snapshotter.stop()
 
     def _hold(self, meetings: list[asyncio.Future[Moment]]) -> None:
         """Between two batches, everything acknowledged: say how things stand."""
@@ -505,9 +504,20 @@ class Owner:
     # --- the end ---
 
     async def _hand_over(self) -> None:
-        """The last record: whoever follows the shard knows by it that there is no other."""
+        """The last record: whoever follows the shard knows by it that there is no other.
+
+        Nobody serves the shard from here until its heir does, so nothing is waited for."""
+        if self.snapshotter is not None:
+            self.snapshotter.cancel()
         if self._heir and self.appender is not None:
             await self.appender.append(self.shard.state.now, [HandedOff(self._heir)])
+
+    async def _rest(self) -> None:
+        """Audits and snapshots were told to leave off; the next owner has not waited for it."""
+        if self.auditor is not None:
+            await self.auditor.stop()
+        if self.snapshotter is not None:
+            await self.snapshotter.stop()
 
     def _turn(self, phase: Phase) -> None:
         self.phase = phase

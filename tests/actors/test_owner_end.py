@@ -12,6 +12,7 @@ from engine.messages import (
     Commit,
     GetReservation,
     GetStock,
+    HandedOff,
     Head,
     MovedTo,
     Status,
@@ -49,6 +50,31 @@ async def test_leaving_in_order(trial: Trial) -> None:
     assert {Status.OK} == {caller.status for caller in callers}
     assert Status.MOVED is life.send(receive(1)).status
     assert {asyncio.current_task()} == asyncio.all_tasks()
+
+
+@timeless
+async def test_nobody_waits_for_chores(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An owner that leaves hands over as soon as what was queued is answered: what is overdue is
+    its heir's, and its own audits and snapshots come to rest after that."""
+    life = await trial.serve()
+    assert life.owner.auditor is not None
+    stop, rested = life.owner.auditor.stop, asyncio.Event()
+
+    async def rest() -> None:
+        await rested.wait()
+        await stop()
+
+    monkeypatch.setattr(life.owner.auditor, "stop", rest)
+    monkeypatch.setattr(life.owner, "_has_chores", lambda: True)
+    caller = life.send(receive(1))
+
+    life.owner.stop("host-2")
+
+    await eventually(lambda: life.owner.phase is Phase.RELEASED, 1)
+    assert (Status.OK, [HandedOff("host-2")]) == (caller.status, trial.last.events)
+    assert not life.task.done()
+    rested.set()
+    await life.ended()
 
 
 class Again:
