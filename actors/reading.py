@@ -6,6 +6,7 @@ from typing import Final
 from actors.archiver import Readable
 from actors.journal import Entry
 from actors.patience import patiently
+from engine import limits
 from engine.codec import START, Position, Record, decode_record
 
 _LAST_SEQUENCE: Final = 2**63 - 1
@@ -28,6 +29,13 @@ def before(position: Position) -> Position:
     if position.sequence:
         return Position(position.epoch, position.sequence - 1)
     return Position(position.epoch - 1, _LAST_SEQUENCE)
+
+
+def page_after(page: list[Entry], most: int) -> int:
+    """How many records to read next, at `most`: by the size of those before, because shards of this
+    process append meanwhile."""
+    size = sum(len(entry.record) for entry in page) // len(page)
+    return max(1, min(most, limits.AUDIT_PAGE_BYTES_MAX // max(1, size)))
 
 
 async def newest_record(journal: Readable, number: int) -> Record | None:

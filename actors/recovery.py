@@ -23,7 +23,7 @@ import structlog
 from actors.appender import FencedError, RegressedError
 from actors.claim import Floor, GenesisError, check_identity
 from actors.journal import Entry, Journal
-from actors.reading import before, load, read
+from actors.reading import before, load, page_after, read
 from engine import limits
 from engine.codec import (
     GENESIS,
@@ -148,8 +148,9 @@ class Recovery:
 
     async def _read_on(self, replay: "_Replay", claim: Entry | None) -> None:
         """Apply what stands after what was read: up to `claim`, or all there is."""
-        number = replay.shard.number
-        while page := await read(self._journal, number, replay.position, _PAGE):
+        number, count = replay.shard.number, _PAGE
+        while page := await read(self._journal, number, replay.position, count):
+            count = page_after(page, _PAGE)
             for entry in page:
                 record = decode_record(entry.record, number, entry.position)
                 if claim is not None and record.position == claim.position:
@@ -241,7 +242,8 @@ class Recovery:
             if data is None:
                 _log.warning("chunk_missing", shard=shard.number, chunk=name)
                 return None
-            reader.feed(data)
+            for _ in reader.feeding(data):
+                await asyncio.sleep(0)  # see `_read_on`
             self.progress += 1
             await asyncio.sleep(0)
         return reader

@@ -27,6 +27,7 @@ from typing import Final
 
 from actors.journal import Entry, Journal
 from actors.patience import patiently
+from actors.reading import page_after
 from actors.snapshotter import Copy, Snapshotter, Spend
 from engine import formats, limits
 from engine.audit import Findings
@@ -224,7 +225,7 @@ class _Walk:
                     f"shard {self._shard.number}: the journal ends at {position},"
                     f" {self._target.position} was acknowledged"
                 )
-            self._page_records = _records_of(page)
+            self._page_records = page_after(page, _PAGE)
             for entry in page:
                 if position < self._target.position:
                     await self._take(entry)
@@ -336,9 +337,3 @@ class _Walk:
                 f"shard {self._shard.number}: ends with {position} ({before.checksum:08x}),"
                 f" {target.position} ({target.checksum:08x}) was acknowledged"
             )
-
-
-def _records_of(page: list[Entry]) -> int:
-    """How many records to read next: by the size of those before."""
-    size = sum(len(entry.record) for entry in page) // len(page)
-    return max(1, min(_PAGE, limits.AUDIT_PAGE_BYTES_MAX // max(1, size)))

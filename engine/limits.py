@@ -140,7 +140,8 @@ AUDIT_PAUSE_SECONDS: Final = 0.003
 AUDIT_HURRIED_SECONDS: Final = 0.0003
 """…and of one that somebody does."""
 AUDIT_PAGE_BYTES_MAX: Final = 256 << 10
-"""Records that an audit reads at once, as far as can be told before; shards append meanwhile."""
+"""Records that an audit, or who follows a shard, reads at once, as far as can be told before; other
+shards append meanwhile."""
 AUDIT_FINDINGS_MAX: Final = 20
 """Findings of one audit that are put into words; the others are counted."""
 MEMORY_SNAPSHOT: Final = 0.6

@@ -10,8 +10,9 @@ from actors.journal import Entry
 from actors.owner import Phase
 from actors.recovery import Recovery
 from engine import limits
-from engine.codec import Position
+from engine.codec import START, Position
 from engine.messages import GetStock, HandedOff, Status, StockView
+from engine.shard import Shard
 from tests.actors.servers import eventually
 from tests.actors.trial import FaultyJournal, Trial, ownership, receive, timeless
 
@@ -178,6 +179,49 @@ async def test_what_cannot_be_followed_is_read_ever_less(trial: Trial) -> None:
     await asyncio.wait_for(near.wait(), limits.FOLLOW_AGAIN_SECONDS_MAX)
     assert 10 < reads < 40
     recovery.leave()
+
+
+@timeless
+async def test_others_have_their_turn_within_a_chunk(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A snapshot is restored in slices: shards that this host owns go on meanwhile."""
+    monkeypatch.setattr(limits, "SNAPSHOT_AFTER_EVENTS", 30)
+    life = await trial.serve()
+    await life.go_on(40)
+    assert trial.last.snapshot != START
+    monkeypatch.setattr(limits, "AUDIT_SLICE_ENTRIES", 5)
+    shards: list[Shard] = []
+
+    def make() -> Shard:
+        shards.append(ownership(trial.shards).make_shard(0))
+        return shards[-1]
+
+    recovery = Recovery(trial.journal(), make, "here")
+    near = asyncio.Event()
+    recovery.follow(near.set)
+    seen = set[int]()
+    while not near.is_set():
+        seen |= {shard.state.skus.size for shard in shards}
+        await asyncio.sleep(0)
+
+    assert len({size for size in seen if 0 < size < 30}) > 3
+    recovery.leave()
+
+
+@timeless
+async def test_pages_are_bounded_by_bytes(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of large records fewer are read at once."""
+    life = await trial.serve()
+    await life.go_on(150)
+    monkeypatch.setattr(limits, "AUDIT_PAGE_BYTES_MAX", 500)
+    journal = trial.journal()
+    recovery = ownership(trial.shards).recovery(0, journal)
+    await life.crash()
+
+    await trial.serve(journal, recovery=recovery)
+
+    assert len(journal.operations) > 10 + LITTLE
 
 
 @timeless
