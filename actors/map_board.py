@@ -68,10 +68,15 @@ class MapBoard:
         self._answer_all()
 
     def _answer_all(self) -> None:
+        """Most who wait know the same version, so few answers are made, however many they are."""
         waiting, self._waiting = self._waiting, {}
+        made: dict[tuple[str, int], Answer] = {}
         for question, put, timer in waiting.values():
             timer.cancel()
-            put(self._answer(question))
+            known = question.run, question.after
+            if known not in made:
+                made[known] = self._answer(question)
+            put(made[known])
 
     def owner(self, shard: int) -> tuple[int, str]:
         """Epoch and address of a shard's owner; 0 and "" if there is none."""

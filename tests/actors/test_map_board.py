@@ -162,3 +162,16 @@ async def test_nobody_waits_for_what_is_closed(board: MapBoard) -> None:
     late.ask()
     assert [2, 2] == [len(each.told) for each in (early, late)]
     assert 0 == board.waiting
+
+
+async def test_those_who_know_the_same_share_an_answer(board: MapBoard) -> None:
+    """A change is put together once for each version that somebody waits with."""
+    callers = [Caller(board) for _ in range(3)]
+    for caller in callers:
+        caller.ask()
+        caller.ask()
+    board.post(8, {0: (9, "b")})
+    assert [2, 2, 2] == [len(caller.told) for caller in callers]
+    first, *others = [caller.told[-1] for caller in callers]
+    assert [first, first] == others
+    assert all(each is first for each in others)
