@@ -6,7 +6,8 @@
 
 What it guarantees: a shard is given to one live host at a time, and stays there for as long as that
 host says anything about it, recovery included. Placement evens the shards out over the hosts that
-are there; a death moves the dead host's shards, each to the host with the fewest, and no other. A
+are there; a death moves the dead host's shards, each to a host that has kept up with it, or else to
+the one with the fewest, and no other. A
 shard that is to move is released first, and then placed where it was bound for, if that host lives.
 One that fails meanwhile stays: nobody could serve it elsewhere, and nothing waits for it.
 A route exists only while somebody owns the shard, and the version grows with every change of any.

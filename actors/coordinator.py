@@ -16,8 +16,8 @@ What it guarantees:
   machine of the older was taken for dead, and is not.
 - A host that comes back gets its share again, one shard at a time. A shard moves when its next
   host has read nearly all of it, so that it is away for moments, however much there is of it.
-- Hosts beyond those that were asked for are spares: they own nothing, keep up with everything, and
-  take over what a dead one had.
+- Hosts beyond those that were asked for are spares: they own nothing, keep up with everything, each
+  with its part, and take over what a dead one had.
 - Each assignment carries the shard's floor: the highest record that any host or gateway has seen
   acknowledged. A stream that ends below it has lost something, and the claimant refuses to serve.
 - Every change of the map is broadcast, with a version that grows.

@@ -32,7 +32,7 @@ class Followers:
             recovery.follow(self._on_near)
 
     def near(self) -> list[int]:
-        """Shards of which all that stood in the journal a moment ago has been read."""
+        """Shards that were caught up with, and are followed since."""
         return [shard for shard, recovery in self._recoveries.items() if recovery.is_near]
 
     def take(self, shard: int) -> Recovery | None:

@@ -504,7 +504,7 @@ class Owner:
     # --- the end ---
 
     async def _hand_over(self) -> None:
-        """The last record: whoever follows the shard knows by it that there is no other.
+        """The last record tells readers of the journal who comes next; nothing depends on it.
 
         Nobody serves the shard from here until its heir does, so nothing is waited for."""
         if self.snapshotter is not None:

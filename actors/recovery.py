@@ -79,7 +79,8 @@ class Recovery:
         self.progress = 0
         """Records and chunks read so far."""
         self.is_near = False
-        """Whether all that stood in the journal a moment ago has been read."""
+        """Whether all that stood in the journal was read once, since it was last read anew: little
+        is left, as long as reading keeps pace with what is lived."""
         self._journal = journal
         self._make_shard = make_shard
         self._cluster_id = cluster_id

@@ -56,7 +56,8 @@ class _TracedRequest(Message):
 
 
 class Link:
-    """Dials until it is closed, or until the other side says that the key opens nothing there."""
+    """Dials until it is closed. A key that opens nothing is shown again: it may be made known there
+    at any time, and `refusal` says meanwhile how things stand."""
 
     def __init__(self, address: str, key: str | None, on_change: Callable[["Link"], None]) -> None:
         self.address = address

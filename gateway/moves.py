@@ -1,7 +1,8 @@
 """`POST /v1/shards/{shard}/move`: an operator says where a shard had better be.
 
-The answer comes as soon as the coordinator has asked the owner to leave the shard (202); commands
-for it wait, a moment, until the other host serves it. `/v1/status` shows when that is.
+The answer comes as soon as the coordinator has taken it on (202). The shard is served where it is
+until the other host has read nearly all of it; then commands for it wait, a moment, until that one
+serves it. `/v1/status` shows when that is.
 """
 
 from collections.abc import Awaitable, Callable
