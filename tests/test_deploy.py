@@ -187,6 +187,50 @@ def test_secrets_are_named_in_the_instructions(objects: list[dict[str, Any]]) ->
     assert [] == [each for each in objects if each["kind"] == "Secret"]
 
 
+def test_secrets_stay_where_they_are_made(compose: dict[str, Any]) -> None:
+    """Whatever the instructions have made is nobody else's to read, and goes neither into the
+    repository nor along to other machines."""
+    ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+    cluster = yaml.safe_load((ROOT / "cluster.yaml").read_text(encoding="utf-8"))
+    assert {"/secrets/", "/deploy/secrets/"} <= {*ignored}
+    assert {"secrets", "onhand-data"} <= {*cluster["rsync_exclude"]}
+    for each in compose["secrets"].values():
+        assert each["file"].startswith("./secrets/")
+    for name in ("compose.yaml", "kuberay.yaml"):
+        text = (DEPLOY / name).read_text(encoding="utf-8")
+        assert text.index("umask 077") < text.index("onhand keys create")
+
+
+def test_keys_are_mounted_as_a_directory(
+    objects: list[dict[str, Any]], compose: dict[str, Any]
+) -> None:
+    """A keys.json that takes the place of another is seen: nowhere is the file itself mounted."""
+    for name in ("head", "worker"):
+        service = compose["services"][name]
+        assert "./secrets/keys:/etc/onhand:ro" in service["volumes"]
+        assert "/etc/onhand/keys.json" == service["environment"]["ONHAND_KEYS"]
+    for group in groups_of(objects):
+        (node,) = group["template"]["spec"]["containers"]
+        (keys,) = [each for each in node["volumeMounts"] if each["name"] == "keys"]
+        assert {"name": "keys", "mountPath": "/etc/onhand", "readOnly": True} == keys
+
+
+@pytest.mark.parametrize("role", ["head", "worker"])
+def test_own_keys_are_not_overwritten(tmp_path: Path, role: str) -> None:
+    """A data directory that has keys of its own keeps them: deploy/node refuses to link others."""
+    own = tmp_path / "keys.json"
+    own.write_text("[]", encoding="utf-8")
+    environment = {"PATH": "/usr/bin:/bin", "ONHAND_DATA_DIR": str(tmp_path), "ONHAND_KEYS": "/k"}
+
+    ended = subprocess.run(
+        ["bash", DEPLOY / "node", role], env=environment, capture_output=True, text=True
+    )
+
+    assert 2 == ended.returncode
+    assert "keys.json of its own" in ended.stderr
+    assert "[]" == own.read_text(encoding="utf-8")
+
+
 def test_the_cluster_has_fields_of_a_ray_cluster(objects: list[dict[str, Any]]) -> None:
     """No field is invented; every parameter of `ray start` is one that it takes."""
     spec = cluster_of(objects)["spec"]
@@ -232,4 +276,6 @@ def test_the_image_has_what_the_tree_has() -> None:
         for name in line.split():
             assert (ROOT / name).exists(), name
     assert "make PYTHON=python3 install" in text
+    owned = re.findall(r"install --directory --owner onhand (.+?)(?: \\)?$", text, re.MULTILINE)
+    assert {"/var/lib/onhand", "/var/lib/onhand/archive"} <= {*owned[0].split()}
     assert f"EXPOSE {PORT_DEFAULT} {BINARY_PORT_DEFAULT}" in text
