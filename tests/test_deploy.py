@@ -215,6 +215,32 @@ def test_keys_are_mounted_as_a_directory(
         assert {"name": "keys", "mountPath": "/etc/onhand", "readOnly": True} == keys
 
 
+def test_further_flags_and_servers(tmp_path: Path) -> None:
+    """Every URL of the journal is a --redis of its own; further flags come last, word by word, and
+    no blank or star in them is the shell's."""
+    said = tmp_path / "said"
+    for name, text in (
+        ("ray", 'test "$1" = health-check || exec sleep 60'),
+        ("onhand", f'printf "%s\\n" "$@" > {said}'),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    environment = {
+        "PATH": f"{tmp_path}:/usr/bin:/bin",
+        "RAY_HEAD": "127.0.0.1",
+        "ONHAND_DATA_DIR": str(tmp_path),
+        "ONHAND_JOURNAL": "redis://one/0 redis://two/0",
+        "ONHAND_FLAGS": "--spares 1  --archive-days *",
+    }
+
+    ended = subprocess.run(["bash", DEPLOY / "node", "head"], env=environment, check=False)
+
+    words = said.read_text(encoding="utf-8").splitlines()
+    assert 1 == ended.returncode
+    assert ["--redis", "redis://one/0", "--redis", "redis://two/0"] == words[3:7]
+    assert ["--log-level", "info", "--spares", "1", "--archive-days", "*"] == words[-6:]
+
+
 @pytest.mark.parametrize("role", ["head", "worker"])
 def test_own_keys_are_not_overwritten(tmp_path: Path, role: str) -> None:
     """A data directory that has keys of its own keeps them: deploy/node refuses to link others."""
