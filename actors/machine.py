@@ -28,7 +28,7 @@ import uvloop
 from msgspec import Struct
 
 from actors.config import Settings
-from actors.data_directory import DataDirectory
+from actors.data_directory import DataDirectory, DataDirectoryError
 from actors.installation import (
     Installation,
     InstallationError,
@@ -122,9 +122,13 @@ def unfit(needs: Needs, answer: bytes | Exception) -> str | None:
 
 @contextmanager
 def witness(archive: Path) -> Iterator[str]:
-    """The name of a file that is in `archive` for as long as the block lasts."""
-    archive.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=".witness-", dir=archive)
+    """The name of a file that is in `archive` for as long as the block lasts. Raises
+    DataDirectoryError."""
+    try:
+        archive.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=".witness-", dir=archive)
+    except OSError as error:
+        raise DataDirectoryError(f"cannot use {archive}: {error.strerror}") from error
     os.close(descriptor)
     try:
         yield Path(name).name
