@@ -7,7 +7,9 @@ The secret is 32 random bytes, so a fast hash is as good as a slow one; the pref
 and the hash is compared in constant time. A key belongs to a channel, or to an operator. Rotating
 makes a new key of the same scope and lets the old one live on for a while; revoking ends it. Every
 process notices a changed file within RELOAD_SECONDS, and hangs up on who came in by a key that is
-no longer valid.
+no longer valid. A change puts a new file in the place of the old one, which a file that is a link
+would not survive: whoever reads it by its other name would go on with the old keys, a revoked one
+among them. So keys are changed where they are kept.
 
 Without a key, callers come in over loopback and over unix sockets, unless keys are required; never
 over any other address, where a gateway does not even start before there are keys. The engine's own
@@ -151,6 +153,9 @@ class KeyFile:
     @contextmanager
     def _changing(self) -> Iterator[list[Key]]:
         """The keys, to be changed in place; written back whole if nothing is raised."""
+        if self._path.is_symlink():
+            kept = self._path.resolve().parent
+            raise KeysError(f"{self._path} is a link: change the keys with --data-dir {kept}")
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(
             self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600

@@ -9,11 +9,18 @@ by its own shards, there as here), and could write into a data directory
 that is of no other installation. What is amiss is said in one line, with the machine's address,
 instead of by a host that ends and is started again for ever.
 
+An archive of its own keeps no machine away, since all is served without: `shares_archive` says who
+has one, by a file that is there for the moment of the question and that everybody ought to see.
+
 It is asked once, at the start. A machine that comes later shows by the hosts that run there.
 """
 
 import asyncio
-from collections.abc import Sequence
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -21,7 +28,7 @@ import uvloop
 from msgspec import Struct
 
 from actors.config import Settings
-from actors.data_directory import DataDirectory
+from actors.data_directory import DataDirectory, DataDirectoryError
 from actors.installation import (
     Installation,
     InstallationError,
@@ -43,6 +50,8 @@ class Needs(Struct, frozen=True):
     """Of the journal's servers, as this machine knows them; "" = it does not answer here either."""
     writes: int = FORMAT
     reads: int = max(FORMATS)
+    witness: str = ""
+    """Name of a file that is in the archive now, as this machine sees it."""
 
     @staticmethod
     async def of(settings: Settings) -> "Needs":
@@ -67,16 +76,19 @@ class Machine(Struct, frozen=True):
     reads: int
     problem: str = ""
     """Why the rest could not be found out."""
+    shares_archive: bool = False
+    """Whether it sees the witness."""
 
 
 def examine(needs: bytes) -> bytes:
     """Look around on this machine: an encoded `Machine`. Runs as a task of Ray's."""
     run_ids: list[str] = []
-    problem = ""
+    problem, shares = "", False
     try:
         asked = msgspec.msgpack.decode(needs, type=Needs)
         settings = Settings.decode(asked.settings)
         _claim(settings)
+        shares = (DataDirectory(settings.data_path).archive / asked.witness).is_file()
         for found in uvloop.run(_run_ids(settings, asked.answering(settings.redis))):
             if isinstance(found, JournalError):
                 raise found
@@ -87,7 +99,7 @@ def examine(needs: bytes) -> bytes:
         problem = f"cannot use {error.filename}: {error.strerror}"
     except (InstallationError, JournalError) as error:
         problem = str(error)
-    return msgspec.msgpack.encode(Machine(run_ids, FORMAT, max(FORMATS), problem))
+    return msgspec.msgpack.encode(Machine(run_ids, FORMAT, max(FORMATS), problem, shares))
 
 
 def unfit(needs: Needs, answer: bytes | Exception) -> str | None:
@@ -106,6 +118,29 @@ def unfit(needs: Needs, answer: bytes | Exception) -> str | None:
             f" writes {needs.writes} and reads up to {needs.reads}; see FORMATS.md"
         )
     return None
+
+
+@contextmanager
+def witness(archive: Path) -> Iterator[str]:
+    """The name of a file that is in `archive` for as long as the block lasts. Raises
+    DataDirectoryError."""
+    try:
+        archive.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=".witness-", dir=archive)
+    except OSError as error:
+        raise DataDirectoryError(f"cannot use {archive}: {error.strerror}") from error
+    os.close(descriptor)
+    try:
+        yield Path(name).name
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def shares_archive(answer: bytes | Exception) -> bool:
+    """Whether a machine that has answered this keeps its archive where the others do."""
+    if isinstance(answer, Exception):
+        return False
+    return msgspec.msgpack.decode(answer, type=Machine).shares_archive
 
 
 def _claim(settings: Settings) -> None:

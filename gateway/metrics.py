@@ -79,7 +79,7 @@ HELP: Final = {
     "process_cpu_seconds": "CPU time that the process has used.",
     "process_resident_bytes": "Memory that the process has.",
     "process_start_time_seconds": "When the program of the process began, since 1970.",
-    "disk_free_bytes": "Free on the disk that the data directory is on.",
+    "disk_free_bytes": "Free on the disk of the data, or of the archive if it has its own.",
     "disk_bytes": "Size of that disk.",
     "binary_connections": "Open connections of the binary protocol.",
     "binary_connections_refused": "Connections beyond the limit, or without a valid key.",

@@ -36,7 +36,7 @@ from actors.journal import JournalError
 from actors.journal_servers import look_for
 from actors.keys import KeysError, check_keys
 from actors.log import close_logs, set_up_logs, warn_on_stderr
-from actors.machine import Needs, examine, unfit
+from actors.machine import Needs, examine, shares_archive, unfit, witness
 from actors.redis_server import RedisServer, RedisServerError
 from gateway.gateway import GatewayProcess
 
@@ -234,10 +234,14 @@ async def _find_installation(settings: Settings) -> Installation:
 async def _check_machines(cluster: Cluster, settings: Settings) -> None:
     """Every machine has this engine, the journal's server and a directory. Raises UpError."""
     needs = await Needs.of(settings)
-    answers = await cluster.ask_everywhere(examine, needs.encode())
+    with witness(DataDirectory(settings.data_path).archive) as name:
+        needs = msgspec.structs.replace(needs, witness=name)
+        answers = await cluster.ask_everywhere(examine, needs.encode())
     for where, answer in answers:
         if (problem := unfit(needs, answer)) is not None:
             raise UpError(f"the machine at {where}: {problem}")
+    if apart := [where for where, answer in answers if not shares_archive(answer)]:
+        _log.warning("archive_not_shared", addresses=apart)
     _log.info("machines", addresses=[where for where, _ in answers])
 
 

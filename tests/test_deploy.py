@@ -118,14 +118,15 @@ def test_every_variable_is_told_of(objects: list[dict[str, Any]], compose: dict[
 
 
 def test_ports_and_probes(objects: list[dict[str, Any]], compose: dict[str, Any]) -> None:
-    """Ports are those that `onhand up` serves on, probes ask paths that it serves."""
+    """Ports are those that `onhand up` serves on; probes ask whether it answers, and not whether
+    every shard does: one that is stopped takes no other off the air."""
     head, *_ = containers(objects)
     ports = {each["name"]: each["containerPort"] for each in head["ports"]}
     assert {"gcs-server": 6379, "http": PORT_DEFAULT, "binary": BINARY_PORT_DEFAULT} == ports
     paths = {operation.path for operation in OPERATIONS}
     probes = [head[f"{kind}Probe"]["httpGet"] for kind in ("startup", "liveness", "readiness")]
-    assert ["/readyz", "/healthz", "/readyz"] == [each["path"] for each in probes]
-    assert {"/readyz", "/healthz"} <= paths
+    assert {"/healthz"} == {each["path"] for each in probes} <= paths
+    assert f":{PORT_DEFAULT}/healthz'" in compose["services"]["head"]["healthcheck"]["test"][-1]
     assert {"http"} == {each["port"] for each in probes}
     published = [f"127.0.0.1:{port}:{port}" for port in (PORT_DEFAULT, BINARY_PORT_DEFAULT)]
     assert published == compose["services"]["head"]["ports"]
@@ -186,6 +187,76 @@ def test_secrets_are_named_in_the_instructions(objects: list[dict[str, Any]]) ->
     assert [] == [each for each in objects if each["kind"] == "Secret"]
 
 
+def test_secrets_stay_where_they_are_made(compose: dict[str, Any]) -> None:
+    """Whatever the instructions have made is nobody else's to read, and goes neither into the
+    repository nor along to other machines."""
+    ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+    cluster = yaml.safe_load((ROOT / "cluster.yaml").read_text(encoding="utf-8"))
+    assert {"/secrets/", "/deploy/secrets/"} <= {*ignored}
+    assert {"secrets", "onhand-data"} <= {*cluster["rsync_exclude"]}
+    for each in compose["secrets"].values():
+        assert each["file"].startswith("./secrets/")
+    for name in ("compose.yaml", "kuberay.yaml"):
+        text = (DEPLOY / name).read_text(encoding="utf-8")
+        assert text.index("umask 077") < text.index("onhand keys create")
+
+
+def test_keys_are_mounted_as_a_directory(
+    objects: list[dict[str, Any]], compose: dict[str, Any]
+) -> None:
+    """A keys.json that takes the place of another is seen: nowhere is the file itself mounted."""
+    for name in ("head", "worker"):
+        service = compose["services"][name]
+        assert "./secrets/keys:/etc/onhand:ro" in service["volumes"]
+        assert "/etc/onhand/keys.json" == service["environment"]["ONHAND_KEYS"]
+    for group in groups_of(objects):
+        (node,) = group["template"]["spec"]["containers"]
+        (keys,) = [each for each in node["volumeMounts"] if each["name"] == "keys"]
+        assert {"name": "keys", "mountPath": "/etc/onhand", "readOnly": True} == keys
+
+
+def test_further_flags_and_servers(tmp_path: Path) -> None:
+    """Every URL of the journal is a --redis of its own; further flags come last, word by word, and
+    no blank or star in them is the shell's."""
+    said = tmp_path / "said"
+    for name, text in (
+        ("ray", 'test "$1" = health-check || exec sleep 60'),
+        ("onhand", f'printf "%s\\n" "$@" > {said}'),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    environment = {
+        "PATH": f"{tmp_path}:/usr/bin:/bin",
+        "RAY_HEAD": "127.0.0.1",
+        "ONHAND_DATA_DIR": str(tmp_path),
+        "ONHAND_JOURNAL": "redis://one/0 redis://two/0",
+        "ONHAND_FLAGS": "--spares 1  --archive-days *",
+    }
+
+    ended = subprocess.run(["bash", DEPLOY / "node", "head"], env=environment, check=False)
+
+    words = said.read_text(encoding="utf-8").splitlines()
+    assert 1 == ended.returncode
+    assert ["--redis", "redis://one/0", "--redis", "redis://two/0"] == words[3:7]
+    assert ["--log-level", "info", "--spares", "1", "--archive-days", "*"] == words[-6:]
+
+
+@pytest.mark.parametrize("role", ["head", "worker"])
+def test_own_keys_are_not_overwritten(tmp_path: Path, role: str) -> None:
+    """A data directory that has keys of its own keeps them: deploy/node refuses to link others."""
+    own = tmp_path / "keys.json"
+    own.write_text("[]", encoding="utf-8")
+    environment = {"PATH": "/usr/bin:/bin", "ONHAND_DATA_DIR": str(tmp_path), "ONHAND_KEYS": "/k"}
+
+    ended = subprocess.run(
+        ["bash", DEPLOY / "node", role], env=environment, capture_output=True, text=True
+    )
+
+    assert 2 == ended.returncode
+    assert "keys.json of its own" in ended.stderr
+    assert "[]" == own.read_text(encoding="utf-8")
+
+
 def test_the_cluster_has_fields_of_a_ray_cluster(objects: list[dict[str, Any]]) -> None:
     """No field is invented; every parameter of `ray start` is one that it takes."""
     spec = cluster_of(objects)["spec"]
@@ -231,4 +302,6 @@ def test_the_image_has_what_the_tree_has() -> None:
         for name in line.split():
             assert (ROOT / name).exists(), name
     assert "make PYTHON=python3 install" in text
+    owned = re.findall(r"install --directory --owner onhand (.+?)(?: \\)?$", text, re.MULTILINE)
+    assert {"/var/lib/onhand", "/var/lib/onhand/archive"} <= {*owned[0].split()}
     assert f"EXPOSE {PORT_DEFAULT} {BINARY_PORT_DEFAULT}" in text

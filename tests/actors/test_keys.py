@@ -38,6 +38,22 @@ def operator(text: str) -> Scope:
     return Scope(None, ALL_VERBS, text.split("_")[1])
 
 
+def test_a_link_is_not_written_through(path: Path, tmp_path: Path) -> None:
+    """Keys are changed where they are kept: of a link nothing is changed, and what it leads to is
+    read."""
+    kept = tmp_path / "mounted" / "keys.json"
+    key = KeyFile(kept).create()
+    path.symlink_to(kept)
+
+    for change in (KeyFile(path).create, lambda: KeyFile(path).revoke(key.split("_")[1])):
+        with pytest.raises(KeysError, match=f"is a link.*--data-dir {kept.parent}"):
+            change()
+
+    assert path.is_symlink()
+    assert KeyFile(kept).read() == KeyFile(path).read()
+    assert KeyFile(path).has_valid()
+
+
 def test_an_operators_key_opens_everything(path: Path, clock: Clock) -> None:
     """The text that is shown once is the operator's scope from then on."""
     text = KeyFile(path, clock).create()

@@ -8,7 +8,7 @@ import pytest
 
 from actors.config import Settings
 from actors.installation import Installation, read_installation, write_installation
-from actors.machine import Machine, Needs, examine, unfit
+from actors.machine import Machine, Needs, examine, shares_archive, unfit, witness
 from engine.formats import FORMAT, FORMATS
 from tests.actors.servers import running
 
@@ -35,6 +35,23 @@ async def test_a_machine_like_this_one_is_fit(tmp_path: Path) -> None:
         assert None is await answer_of(settings, await Needs.of(settings))
 
     assert Installation("mine", 4) == read_installation(tmp_path / "data")
+
+
+async def test_an_archive_of_its_own(tmp_path: Path) -> None:
+    """A machine whose archive is another directory is fit all the same, and known; the witness
+    leaves nothing behind."""
+    async with running(tmp_path / "redis", "redis") as server:
+        settings, other = (here(tmp_path / name, server.url) for name in ("data", "other"))
+        with witness(tmp_path / "data" / "archive") as name:
+            needs = msgspec.structs.replace(await Needs.of(settings), witness=name)
+            asked = msgspec.structs.replace(needs, settings=other.encode())
+            same, apart = [
+                await asyncio.to_thread(examine, each.encode()) for each in (needs, asked)
+            ]
+
+    assert [True, False] == [shares_archive(each) for each in (same, apart)]
+    assert [None, None] == [unfit(needs, each) for each in (same, apart)]
+    assert [] == [*(tmp_path / "data" / "archive").iterdir()]
 
 
 async def test_another_server_at_the_same_name(tmp_path: Path) -> None:

@@ -5,14 +5,15 @@ import time
 from pathlib import Path
 
 from actors.binary_server import ServerStatistics
-from actors.usage import Usage, served
+from actors.usage import Usage, Volume, served
 
 
 def readings(usage: Usage) -> dict[str, float]:
-    """By name; there are no labels."""
+    """By name: of the data's disk, where there are several."""
     found = {}
     for each in usage.samples():
         assert isinstance(each.value, int | float)
+        assert each.labels in ([], [("volume", "data")])
         found[each.name] = each.value
     return found
 
@@ -41,6 +42,30 @@ def test_the_disk_is_that_of_the_directory(tmp_path: Path) -> None:
 
     assert disk.f_blocks * disk.f_frsize == found["onhand_disk_bytes"]
     assert 0 < found["onhand_disk_free_bytes"] < found["onhand_disk_bytes"]
+
+
+def test_an_archive_on_the_same_disk_is_not_told_twice(tmp_path: Path) -> None:
+    """It is no file system of its own, and neither is one that is not there."""
+    volume = Volume(tmp_path / "archive")
+    for _ in range(2):
+        assert None is volume.latest()
+        assert volume._asking is not None
+        volume._asking.join(10)
+        (tmp_path / "archive").mkdir(exist_ok=True)
+
+    assert None is volume.latest()
+
+
+def test_a_file_system_of_its_own() -> None:
+    """What was found last is told, without waiting for what is being asked."""
+    volume = Volume(Path("/proc"))
+    volume.latest()
+    assert volume._asking is not None
+    volume._asking.join(10)
+
+    found, disk = volume.latest(), os.statvfs("/proc")
+    assert found is not None
+    assert disk.f_bsize == found.f_bsize
 
 
 def test_what_came_over_the_binary_protocol() -> None:
