@@ -13,8 +13,8 @@ An audit is made every so often by itself, and when somebody asks (`Audit`). It 
 is served: work comes in slices of a third of a millisecond, and after each comes a pause nine times
 as long (as long as the slice, if somebody waits for the audit): a tenth of one core. One shard of a
 host is audited at a time, because an audit holds the state of its shard twice more; quick audits,
-which hold it once more, have a turn of their own. Journal errors
-are waited out; the end of the ownership ends the audit.
+which hold it once more, have a turn of their own. Journal errors are waited out; the end of the
+ownership ends the audit.
 
 What is found is an alarm: a log entry, a metric, a line of `onhand status`. The shard goes on,
 whatever it is. Damage in what is stored does not touch what is in memory, which every
