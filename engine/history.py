@@ -17,8 +17,8 @@ stored anywhere; the journal has all of it but the numbers, and replay has those
     set                                        safety stock or pools were set
 
 A commit that takes fewer units is one entry, which frees the rest as well. A late commit is two:
-it reserves anew, then commits. Notices of shortfalls are no entries: they
-move no unit, though they raise the SKU's version.
+it reserves anew, then commits. Notices of shortfalls are no entries: they move no
+unit, though they raise the SKU's version.
 """
 
 from collections.abc import Callable, Iterator

@@ -13,11 +13,16 @@ from tests.actors.tenure import SKUS, Tenure, tenure
 from tests.actors.trial import Trial, receive, timeless
 
 
-@timeless
-async def test_one_shard_at_a_time(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Audits of one host never overlap."""
+@pytest.fixture
+def slow_audits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every entry that is looked at takes a second."""
     monkeypatch.setattr(limits, "AUDIT_HURRIED_SECONDS", 1.0)
     monkeypatch.setattr(limits, "AUDIT_SLICE_ENTRIES", 1)
+
+
+@timeless
+async def test_one_shard_at_a_time(trial: Trial, slow_audits: None) -> None:
+    """Audits of one host never overlap."""
     trial.shards = 2
     async with tenure(trial, 0, 1) as host:
         for sku in SKUS:
@@ -32,10 +37,8 @@ async def test_one_shard_at_a_time(trial: Trial, monkeypatch: pytest.MonkeyPatch
 
 
 @timeless
-async def test_one_quick_audit_at_a_time(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_quick_audit_at_a_time(trial: Trial, slow_audits: None) -> None:
     """Each holds its shard once more; nobody waits for a full one to end."""
-    monkeypatch.setattr(limits, "AUDIT_HURRIED_SECONDS", 1.0)
-    monkeypatch.setattr(limits, "AUDIT_SLICE_ENTRIES", 1)
     trial.shards = 2
     async with tenure(trial, 0, 1) as host:
         for sku in SKUS:

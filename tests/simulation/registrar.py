@@ -47,6 +47,8 @@ class Registrar:
         self._routes: dict[int, tuple[int, str]] = {}
         self._known: tuple[dict[int, tuple[int, str]], dict[int, str]] = {}, {}
         """Routes and stopped shards, as they were told last."""
+        self._epochs: dict[int, int] = {}
+        """The newest epoch that anybody has served each shard in."""
         self._version = 0
         self._frozen_since: dict[str, int] = {}
         self._is_noticed = False
@@ -123,7 +125,10 @@ class Registrar:
         status = host.host.status()
         self.alarms |= dict.fromkeys(status.alarms.values())
         for shard, epoch in status.owned.items():
-            if shard not in routes or routes[shard][0] < epoch:
+            newest = self._epochs[shard] = max(epoch, self._epochs.get(shard, 0))
+            if epoch < newest:  # its successor's claim is forgotten by the server, not by everybody
+                host.release(shard)
+            elif shard not in routes or routes[shard][0] < epoch:
                 routes[shard] = epoch, host.address
         for shard, (position, checksum) in status.heads.items():
             self._raise(shard, Floor(position, checksum))
