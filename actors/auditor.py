@@ -27,26 +27,23 @@ no finding, and no clean bill either.
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Final, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import structlog
 
 from actors.inbox import Waiter
 from actors.journal import Journal, JournalError
+from actors.pace import TICK_SECONDS, Spend, paced
 from actors.pending import NOT_DONE
-from actors.retrace import OvertakenError, Retrace, digest_of
-from actors.snapshotter import Copy, Snapshotter, Spend
+from actors.retrace import OvertakenError, Retrace
+from actors.snapshotter import Copy, Snapshotter
 from engine import limits
 from engine.audit import auditing
 from engine.comparison import balancing, comparing
 from engine.messages import Answer, AuditView, Status
 from engine.placement import server_of
 from engine.shard import Shard
-from engine.slices import Slices
 
-T = TypeVar("T")
-_TICK: Final = 0.001
-"""Of an event loop's clock, in seconds."""
 _log = structlog.get_logger(__name__)
 
 
@@ -245,9 +242,9 @@ class Auditor:
     # --- the parts of an audit ---
 
     async def _sum_up(self, copy: Copy, spend: Spend) -> AuditView:
-        view = await _paced(auditing(copy.state, self._shard.number), spend)
+        view = await paced(auditing(copy.state, self._shard.number), spend)
         view.epoch, view.sequence = copy.position
-        view.digest = await digest_of(copy.state, spend)
+        view.digest = await paced(copy.state.digesting(), spend)
         view.checks = 1
         if view.digest != copy.digest:
             view.drift += 1
@@ -311,23 +308,13 @@ class Auditor:
 
 async def _compare(copy: Copy, walk: Retrace, spend: Spend) -> None:
     """Memory against the journal: first of all by digest."""
-    await _paced(balancing(copy.state, walk.ledger, walk.drift), spend)
+    await paced(balancing(copy.state, walk.ledger, walk.drift), spend)
     state = walk.shard.state
-    if await digest_of(state, spend) != copy.digest:
+    if await paced(state.digesting(), spend) != copy.digest:
         before = walk.drift.count
-        await _paced(comparing(copy.state, state, walk.drift), spend)
+        await paced(comparing(copy.state, state, walk.drift), spend)
         if walk.drift.count == before:
             walk.drift.add("the journal leads to another digest than memory has")
-
-
-async def _paced(slices: Slices[T], spend: Spend) -> T:
-    while True:
-        try:
-            entries = next(slices)
-        except StopIteration as end:
-            result: T = end.value
-            return result
-        await spend(entries)
 
 
 class _Pace:
@@ -351,5 +338,7 @@ class _Pace:
             hurried = self._hurried or self._turns.waiting
             pause = limits.AUDIT_HURRIED_SECONDS if hurried else limits.AUDIT_PAUSE_SECONDS
             self._owed += slices * pause
-            pause, self._owed = (self._owed, 0.0) if self._owed >= _TICK else (0.0, self._owed)
+            pause, self._owed = (
+                (self._owed, 0.0) if self._owed >= TICK_SECONDS else (0.0, self._owed)
+            )
             await asyncio.sleep(pause)

@@ -44,6 +44,7 @@ import structlog
 from actors.appender import Appender
 from actors.archiver import Archiver, NotArchivedError
 from actors.journal import FullError, Journal
+from actors.pace import Spend
 from actors.patience import patiently
 from engine import limits
 from engine.codec import START, Position
@@ -59,8 +60,6 @@ from engine.snapshot import (
 from engine.state import ShardState
 
 T = TypeVar("T")
-Spend = Callable[[int], Awaitable[None]]
-"""Told how many entries were looked at; returns when others have had their turn."""
 _NO_ROOM_SECONDS: Final = 10.0
 """Before a snapshot is tried again for which there was no memory, and none to be made."""
 _log = structlog.get_logger(__name__)

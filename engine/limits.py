@@ -175,6 +175,10 @@ PROVE_SECONDS: Final = 1.0
 """An idle owner asks the journal this often whether the shard is still its own."""
 FOLLOW_SECONDS: Final = 0.05
 """How often a host that keeps up with another's shard reads what has come…"""
+FOLLOW_NEAR_SECONDS: Final = 0.25
+"""…how long that may take it, or else it is not near…"""
+FOLLOW_ENTRY_SECONDS: Final = 5e-6
+"""…how long for each entry or event, work and pause together, if it serves shards of its own…"""
 FOLLOW_AGAIN_SECONDS: Final = 1.0
 """…and how long it waits before it reads anew what it could not follow; twice as long each time…"""
 FOLLOW_AGAIN_SECONDS_MAX: Final = 60.0
@@ -193,8 +197,11 @@ STOP_SECONDS_MAX: Final = 10.0
 """What a host that is told to stop gives its shards to finish."""
 GRACE_US: Final = 5 * SECOND_US
 """Deadlines that fall before `opened + grace` move there: downtime is not the shopper's fault."""
+HANDOVER_GRACE_US: Final = SECOND_US
+"""The same, at least, where the owner before has handed the shard over in order, moments ago."""
 
 assert RECORD_BYTES_MAX < FRAME_BYTES_MAX
+assert HANDOVER_GRACE_US <= GRACE_US
 assert PARTS_MAX * (2 * ID_CHARS_MAX + 32) + LINES_MAX * (ID_CHARS_MAX + 32) < EVENT_BYTES_MAX
 assert (LOCATIONS_MAX + POOLS_MAX) * (ID_CHARS_MAX + 16) < EVENT_BYTES_MAX
 assert (SWEEP_PER_BATCH_MAX + PARTS_MAX) * (2 * ID_CHARS_MAX + 16) < 2 * EVENT_BYTES_MAX

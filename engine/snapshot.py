@@ -26,6 +26,7 @@ import msgspec
 
 from engine import formats, limits
 from engine.codec import START, Position
+from engine.slices import Slices, drained
 from engine.state import Settings, ShardState, digest_of, hash_entry, pack_sku
 
 E = TypeVar("E")
@@ -224,7 +225,13 @@ class SnapshotReader:
 
     def digest(self) -> bytes:
         """Of the complete snapshot, packed as it was written; before the state changes."""
-        return digest_of(self._total) if self._is_older else self._state.digest()
+        return drained(self.digesting())
+
+    def digesting(self) -> Slices[bytes]:
+        """The same in slices."""
+        if self._is_older:
+            return digest_of(self._total)
+        return (yield from self._state.digesting())
 
     def feed(self, data: bytes) -> None:
         """Take the next chunk. Raises CorruptSnapshotError if it does not prove itself."""

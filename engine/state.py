@@ -15,7 +15,7 @@ nobody answered, nobody could commit.
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -57,6 +57,7 @@ from engine.messages import (
     Transferred,
 )
 from engine.reservation import Reservation
+from engine.slices import Slices, drained
 from engine.stock import LocationStock, SkuStock
 
 _RESERVED: Final = State.RESERVED
@@ -191,16 +192,27 @@ class ShardState:
 
     def digest(self) -> bytes:
         """16 bytes that two states share only if they would answer alike; any order of entries."""
+        return drained(self.digesting())
+
+    def digesting(self) -> Slices[bytes]:
+        """The same in slices. The state must not change meanwhile."""
         total = hash_entry(b"head", "", _encode(self.settings()))
+        for number, summand in enumerate(self._summands(), 1):
+            total += summand
+            if number % limits.AUDIT_SLICE_ENTRIES == 0:
+                yield limits.AUDIT_SLICE_ENTRIES
+        return digest_of(total)
+
+    def _summands(self) -> Iterator[int]:
+        """Of the digest, entry by entry."""
         for name, packed in self.reservations.items():
             if not self.is_forgotten(packed, self.now):
-                total += hash_entry(b"reservation", name, packed)
+                yield hash_entry(b"reservation", name, packed)
         for name, packed in self.keys.items():
             if not self.is_key_forgotten(packed, self.now):
-                total += hash_entry(b"key", name, packed)
+                yield hash_entry(b"key", name, packed)
         for stock in self.skus.values():
-            total += hash_entry(b"sku", "", pack_sku(stock))
-        return digest_of(total)
+            yield hash_entry(b"sku", "", pack_sku(stock))
 
     def settings(self) -> Settings:
         """What of the state is neither SKU nor reservation nor key."""
