@@ -5,7 +5,8 @@
                                              └──► taken: our claim finishes what was begun
 
 To follow reads another's journal, and never writes: the owner does not notice. It costs this host
-the memory that owning the shard would cost, and the time to apply what the owner lives.
+the memory that owning the shard would cost, and the time to apply what the owner lives. All of them
+share one pace (`actors.pace`), so that those who are served here notice little of it either.
 """
 
 from collections.abc import Callable, Iterable

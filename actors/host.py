@@ -32,6 +32,7 @@ from actors.map_board import MapBoard
 from actors.marks import CorruptMarkError, Marks
 from actors.owner import CLOSED, ENDED, Owner, Phase
 from actors.ownership import Ownership
+from actors.pace import SharedPace
 from actors.pending import NOT_DONE, Gathered, Pending, Single
 from actors.recovery import Recovery
 from actors.snapshotter import Snapshotter
@@ -211,8 +212,9 @@ class Host:
             if archive is None
             else Archiver(archive, settings.archive_snapshot_bytes, settings.servers)
         )
+        pace = SharedPace(lambda: bool(self._owners)).spend
         self._followers = Followers(
-            lambda shard: self._ownership.recovery(shard, self._journal_of(shard)), on_change
+            lambda shard: self._ownership.recovery(shard, self._journal_of(shard), pace), on_change
         )
         self.turns = Turns(settings.servers)
         self.historian = Historian(settings.shards, archive, settings.servers)

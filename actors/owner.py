@@ -37,7 +37,8 @@ from actors.marks import CorruptMarkError, Marks
 from actors.ownership import Ownership
 from actors.past import Moment
 from actors.pending import NOT_DONE, OUTCOME_UNKNOWN
-from actors.recovery import UNTRUSTED, ClaimLostError, Recovered, Recovery
+from actors.recovery import UNTRUSTED, ClaimLostError, Recovery
+from actors.replay import Recovered
 from actors.snapshotter import Snapshotter
 from actors.tally import Tally
 from engine import limits
@@ -275,6 +276,7 @@ class Owner:
         mark = self._marks.read(self.number)
         if mark is not None:
             floors = [*floors, Floor(mark.position, mark.checksum)]
+        self._recovery.halt()
         run_id = self._journal.run_id
         claimed_at = self._clock.now()
         ours = await claim(
@@ -286,6 +288,7 @@ class Owner:
             nonce=self._nonce,
             stamp=claimed_at,
             floors=floors,
+            is_proven=self._recovery.is_proven,
         )
         self.epoch = ours.position.epoch
         self._turn(Phase.RECOVERING)
@@ -540,6 +543,7 @@ class Owner:
         if self.snapshotter is not None:
             self.snapshotter.cancel()
         self._historian.leave(self)
+        self._recovery.leave()
         log = _log.info if phase is Phase.RELEASED else _log.warning
         log("shard_ended", shard=self.number, epoch=self.epoch, how=phase.value, reason=reason)
         self._on_change(self)

@@ -4,7 +4,10 @@ from math import inf
 from typing import NamedTuple
 
 from actors.journal import Journal
-from actors.recovery import Recovered, Recovery
+from actors.pace import Spend
+from actors.recovery import Recovery
+from actors.replay import Recovered
+from engine import limits
 from engine.messages import Opened
 from engine.shard import Shard
 
@@ -29,9 +32,9 @@ class Ownership(NamedTuple):
         """The shard before its first record."""
         return Shard(number, self.shards, self.remembered_max)
 
-    def recovery(self, number: int, journal: Journal) -> Recovery:
-        """The shard's way back from its journal, not begun."""
-        return Recovery(journal, lambda: self.make_shard(number), self.cluster_id)
+    def recovery(self, number: int, journal: Journal, pace: Spend | None = None) -> Recovery:
+        """The shard's way back from its journal, not begun; `pace` is that of following."""
+        return Recovery(journal, lambda: self.make_shard(number), self.cluster_id, pace)
 
     def opened(self, found: Recovered, stamp: int) -> Opened:
         """The event with which a new owner begins to serve what it has recovered."""
@@ -40,8 +43,19 @@ class Ownership(NamedTuple):
             found.last_checksum,
             found.digest,
             stamp,
-            stamp + self.grace_us,
+            stamp + self._grace_us(found, stamp),
             self.finished_window_us,
             self.returns_window_us,
             self.keys_window_us,
         )
+
+    def _grace_us(self, found: Recovered, stamp: int) -> int:
+        """As much as nobody was served, or rather more.
+
+        After a crash nobody knows how long that was. An orderly handover says when it began; a
+        shard that is moved all the time would otherwise hardly let any hold expire.
+        """
+        if not found.handed_over_at:
+            return self.grace_us
+        away = stamp - found.handed_over_at
+        return min(self.grace_us, max(limits.HANDOVER_GRACE_US, away))

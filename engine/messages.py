@@ -612,7 +612,10 @@ class Claimed(Message, tag=51):
 
 
 class Opened(Message, tag=52):
-    """Record `<epoch>-1`: the state that the new owner found, and the settings it serves under."""
+    """Record `<epoch>-1`: the state that the new owner found, and the settings it serves under.
+
+    `digest` is empty if the owner had followed the shard, and has not summed it up.
+    """
 
     previous_epoch: int
     previous_sequence: int

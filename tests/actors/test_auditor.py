@@ -12,7 +12,7 @@ from structlog.typing import EventDict
 from actors.journal import Entry, chunk_key
 from actors.owner import Phase
 from actors.ownership import Ownership
-from actors.recovery import Recovered
+from actors.replay import Recovered
 from engine import limits
 from engine.codec import Position, decode_record, encode_record
 from engine.messages import (

@@ -1,18 +1,23 @@
 """Whoever has kept up with a shard takes it over as if it had read all of it then."""
 
 import asyncio
+import gc
+import weakref
+from typing import Any
 
 import pytest
 
 from actors.claim import Floor
 from actors.followers import Followers
-from actors.journal import Entry
+from actors.journal import Entry, JournalError
 from actors.owner import Phase
+from actors.pace import TICK_SECONDS, SharedPace
 from actors.recovery import Recovery
 from engine import limits
 from engine.codec import START, Position
-from engine.messages import GetStock, HandedOff, Status, StockView
+from engine.messages import Audit, AuditView, GetStock, HandedOff, Status, StockView
 from engine.shard import Shard
+from engine.state import ShardState
 from tests.actors.servers import eventually
 from tests.actors.trial import FaultyJournal, Trial, ownership, receive, timeless
 
@@ -40,7 +45,7 @@ async def test_little_is_left_to_read(trial: Trial) -> None:
     successor = await trial.serve(journal, recovery=recovery)
 
     assert len(journal.operations) - before < 3 * LITTLE
-    assert trial.opened.digest == trial.lived_before_the_claim()
+    assert trial.lived() == successor.owner.shard.digest()
     answer = await successor.ask(GetStock("sku-49"))
     assert isinstance(answer.body, StockView)
     assert 100 == answer.body.on_hand
@@ -82,8 +87,8 @@ async def test_snapshots_meanwhile(trial: Trial, small_snapshots: None) -> None:
     await successor.go_on(60)
     await successor.crash()
     assert trial.store.positions()[0] > generations[-1]
-    assert Phase.SERVING is (await trial.serve()).owner.phase
-    assert trial.opened.digest == trial.lived_before_the_claim()
+    successor = await trial.serve()
+    assert trial.lived() == successor.owner.shard.digest()
 
 
 @timeless
@@ -98,7 +103,7 @@ async def test_a_server_that_went_back(trial: Trial) -> None:
 
     successor = await trial.serve(recovery=recovery)
 
-    assert trial.opened.digest == trial.lived_before_the_claim()
+    assert trial.lived() == successor.owner.shard.digest()
     answer = await successor.ask(GetStock("sku-4"))
     assert Status.UNKNOWN_SKU is answer.status
 
@@ -109,7 +114,7 @@ async def test_another_end_of_the_journal(trial: Trial) -> None:
     life = await trial.serve()
     await life.go_on(5)
     recovery = await trial.follow()
-    recovery.leave()
+    recovery.halt()
     await life.crash()
     trial.store.forget(0, Position(1, 6))
     trial.store.restart()
@@ -119,7 +124,7 @@ async def test_another_end_of_the_journal(trial: Trial) -> None:
 
     successor = await trial.serve(recovery=recovery)
 
-    assert trial.opened.digest == trial.lived_before_the_claim()
+    assert trial.lived() == successor.owner.shard.digest()
     assert 3 == successor.owner.epoch
 
 
@@ -156,8 +161,8 @@ async def test_what_is_trimmed_ahead_of_a_follower(trial: Trial, small_snapshots
     await eventually(lambda: recovery.is_near)
     await life.crash()
 
-    await trial.serve(recovery=recovery)
-    assert trial.opened.digest == trial.lived_before_the_claim()
+    successor = await trial.serve(recovery=recovery)
+    assert trial.lived() == successor.owner.shard.digest()
 
 
 @timeless
@@ -265,7 +270,237 @@ def test_a_shard_that_was_never_begun(trial: Trial, batches: int) -> None:
         recovery = await trial.follow()
         await trial.live(batches)
         await keep_up()
-        assert Phase.SERVING is (await trial.serve(recovery=recovery)).owner.phase
-        assert trial.opened.digest == trial.lived_before_the_claim()
+        successor = await trial.serve(recovery=recovery)
+        assert trial.lived() == successor.owner.shard.digest()
 
     run()
+
+
+# --- taking over -----------------------------------------------------------------------------
+
+
+@timeless
+async def test_a_handover_asks_for_little(trial: Trial) -> None:
+    """Nobody is served meanwhile: two appends, and two reads, however many floors there are."""
+    life = await trial.serve()
+    await life.go_on(20)
+    journal = trial.journal()
+    recovery = await trial.follow(journal)
+    within = trial.store.records()[9]
+    life.owner.stop("host-2")
+    await life.ended()
+    journal.operations.clear()
+    last = trial.last
+
+    floors = [Floor(each.position, each.checksum) for each in (within, last)]
+    await trial.serve(journal, recovery=recovery, floors=floors)
+
+    assert ["read", "append", "read", "append"] == journal.operations
+
+
+@timeless
+async def test_what_was_followed_is_not_summed_up(trial: Trial) -> None:
+    """Its `opened` has no digest, which would take longer than all the rest; an audit compares
+    what is served all the same, and one that has drifted is found."""
+    life = await trial.serve()
+    await life.go_on(3)
+    recovery = await trial.follow()
+    await life.crash()
+    successor = await trial.serve(recovery=recovery)
+    clean = (await successor.ask(Audit(0))).body
+    stock = successor.owner.shard.state.skus.get("sku-1")
+    assert stock is not None
+    stock.locations["here"].on_hand += 1
+    drifted = (await successor.ask(Audit(0))).body
+
+    assert b"" == trial.opened.digest
+    assert isinstance(clean, AuditView)
+    assert isinstance(drifted, AuditView)
+    assert (True, 0) == (clean.complete, clean.drift)
+    assert drifted.drift > 0
+
+
+@timeless
+async def test_our_own_claim_is_not_followed(trial: Trial) -> None:
+    """Whoever is about to claim reads no further until that is done, or the claim would be taken
+    for another's record, and everything be read anew."""
+    life = await trial.serve()
+    await life.go_on(20)
+    journal = trial.journal()
+    recovery = await trial.follow(journal)
+    await life.crash()
+    append = journal.append
+
+    async def slowly(*arguments: Any, **options: Any) -> None:
+        await append(*arguments, **options)
+        await asyncio.sleep(3 * limits.FOLLOW_SECONDS)
+
+    journal.append = slowly  # type: ignore[method-assign]
+    journal.operations.clear()
+    successor = await trial.serve(journal, recovery=recovery)
+
+    assert ["read", "append", "read", "append"] == journal.operations
+    assert trial.lived() == successor.owner.shard.digest()
+
+
+@timeless
+async def test_what_is_half_read_is_read_to_its_end(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch, small_snapshots: None
+) -> None:
+    """Who is assigned a shard in the middle of its snapshot does not begin again."""
+    await trial.live(20)
+    monkeypatch.setattr(limits, "SNAPSHOT_AFTER_EVENTS", 1_000)
+    journal = trial.journal()
+    recovery = ownership(trial.shards).recovery(0, journal)
+    stuck = asyncio.Event()
+
+    def stick(name: str) -> None:
+        if journal.operations.count("load") == 3:
+            journal.freeze()
+            stuck.set()
+
+    journal.before = stick
+    recovery.follow(lambda: None)
+    await stuck.wait()
+    journal.before = lambda name: None
+
+    life = trial.begin(journal, recovery=recovery)
+    await asyncio.sleep(1)
+    journal.thaw()
+
+    assert Phase.SERVING is await life.settled()
+    assert trial.lived() == life.owner.shard.digest()
+    assert b"" == trial.opened.digest
+
+
+@timeless
+async def test_floors_from_long_ago(trial: Trial, small_snapshots: None) -> None:
+    """A mark of an earlier ownership may be of what was trimmed since. A follower that had read it
+    does not look for it: snapshots stand for it by now."""
+    life = await trial.serve()
+    await life.go_on(3)
+    recovery = await trial.follow()
+    await life.go_on(3)
+    await keep_up()
+    old = trial.last
+    await life.go_on(400)
+    await keep_up()
+    assert trial.store.positions()[0] > old.position
+    await life.crash()
+
+    await trial.serve(recovery=recovery, floors=[Floor(old.position, old.checksum)])
+
+    assert b"" == trial.opened.digest
+
+
+# --- keeping up ------------------------------------------------------------------------------
+
+
+@timeless
+async def test_who_lags_is_not_near(trial: Trial) -> None:
+    """Near is who reads moments later what is lived; whoever takes longer says so, and says when
+    it has caught up."""
+    life = await trial.serve()
+    await life.go_on(3)
+    pace = Pace()
+    recovery = ownership(trial.shards).recovery(0, trial.journal(), pace.spend)
+    told: list[int] = []
+    recovery.follow(lambda: told.append(1))
+    await eventually(lambda: recovery.is_near)
+
+    pace.pause = 2.0
+    await life.go_on(5)
+    assert not recovery.is_near
+    pace.pause = 0.0
+    await eventually(lambda: recovery.is_near)
+
+    assert [1, 1] == told
+    recovery.leave()
+
+
+class Pace:
+    """As slow as it is told to be."""
+
+    def __init__(self) -> None:
+        self.pause = 0.0
+
+    async def spend(self, entries: int) -> None:
+        await asyncio.sleep(self.pause)
+
+
+@pytest.mark.parametrize("error", [JournalError("nonsense"), ZeroDivisionError()])
+def test_nothing_ends_the_following(trial: Trial, error: Exception) -> None:
+    """Whatever goes wrong: it is near no more, and is read anew after a while."""
+
+    @timeless
+    async def run() -> None:
+        life = await trial.serve()
+        await life.go_on(3)
+        journal = trial.journal()
+        recovery = await trial.follow(journal)
+
+        def fail() -> None:
+            raise error
+
+        journal.once("read", fail)
+        await eventually(lambda: not recovery.is_near)
+        await eventually(lambda: recovery.is_near)
+        recovery.leave()
+
+    run()
+
+
+@timeless
+async def test_what_is_left_is_free_at_once(trial: Trial) -> None:
+    """The memory of a shard goes when it is followed no more, or is read anew: the collector seldom
+    comes by on a host."""
+    life = await trial.serve()
+    await life.go_on(3)
+    shards: list[weakref.ref[ShardState]] = []
+
+    def make() -> Shard:
+        shard = ownership(trial.shards).make_shard(0)
+        shards.append(weakref.ref(shard.state))
+        return shard
+
+    gc.disable()
+    try:
+        followers = Followers(lambda shard: Recovery(trial.journal(), make, "here"), lambda: None)
+        followers.follow([0])
+        await eventually(lambda: [0] == followers.near())
+        followers.follow([])
+        await keep_up()
+        followers.follow([0])
+        await eventually(lambda: [0] == followers.near())
+        recovery = followers.take(0)
+        await life.crash()
+        trial.store.forget(0, Position(1, 3))
+        trial.store.restart()
+        await trial.serve(recovery=recovery)
+        left = [each() is None for each in shards]
+    finally:
+        gc.enable()
+
+    assert [True, True, False] == left
+
+
+@timeless
+async def test_followers_share_one_pace() -> None:
+    """Where nobody is served each goes on after a turn of the loop; where somebody is, all of them
+    together take the time that was set for their entries."""
+    loop, serving = asyncio.get_running_loop(), False
+    pace = SharedPace(lambda: serving)
+
+    async def work() -> None:
+        for _ in range(100):
+            await pace.spend(limits.AUDIT_SLICE_ENTRIES)
+
+    async def taken() -> float:
+        began = loop.time()
+        await asyncio.gather(*(work() for _ in range(5)))
+        return loop.time() - began
+
+    assert 0 == await taken()
+    serving = True
+    expected = 500 * limits.AUDIT_SLICE_ENTRIES * limits.FOLLOW_ENTRY_SECONDS
+    assert expected == pytest.approx(await taken(), abs=TICK_SECONDS)

@@ -235,6 +235,27 @@ async def test_downtime_is_not_the_shoppers_fault(trial: Trial) -> None:
     assert Status.RESERVATION_EXPIRED is (await life.ask(Commit("r2", 0))).status
 
 
+@pytest.mark.parametrize(("away", "grace"), [(0, 1), (3, 3), (60, 5)])
+def test_a_handover_gives_no_more_than_it_took(trial: Trial, away: int, grace: int) -> None:
+    """Holds get as much as nobody was served, a second at least, and never more than after a
+    crash: a shard that is moved all the time lets them expire nevertheless."""
+
+    @timeless
+    async def run() -> None:
+        life = await trial.serve()
+        await life.ask(receive(1))
+        life.owner.stop("host-2")
+        await life.ended()
+        await asyncio.sleep(away)
+        await trial.serve(settings=ownership(grace_us=5 * limits.SECOND_US))
+        opened = trial.opened
+
+        given = (opened.grace_until - opened.opened_at) / limits.SECOND_US
+        assert grace == pytest.approx(given, abs=0.2)
+
+    run()
+
+
 @timeless
 async def test_without_grace_downtime_counts(trial: Trial) -> None:
     """The grace is what the operator set, not more."""

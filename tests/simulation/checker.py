@@ -354,7 +354,7 @@ class Judge:
         for number, record in enumerate(replay.lineage.records):
             following = replay.lineage.records[number + 1 : number + 2]
             for event in following[0].events if following and not record.position.sequence else ():
-                if isinstance(event, Opened):
+                if isinstance(event, Opened) and event.digest:
                     self._compare(replay, engine, event.digest, f"found at {record.position}")
             for event in record.events:
                 if isinstance(event, SnapshotTaken) and event.digest:

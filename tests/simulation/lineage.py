@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from typing import Final, TypeVar
 
 from engine.codec import GENESIS, START, CorruptRecordError, Position, Record, decode_record
-from engine.messages import Claimed, Genesis, Opened, SnapshotBegun, SnapshotTaken
+from engine.limits import HANDOVER_GRACE_US
+from engine.messages import Claimed, Genesis, HandedOff, Opened, SnapshotBegun, SnapshotTaken
 from engine.placement import HASH
 
 _E = TypeVar("_E", Claimed, Genesis, Opened)
@@ -126,13 +127,22 @@ class Lineage:
             )
         windows = event.finished_window_us, event.returns_window_us, event.keys_window_us
         settings = event.grace_until - event.opened_at, *windows
-        if self._settings not in (None, settings):
+        if self._settings is not None and settings != self._settings_after(before, record.stamp):
             raise PartedError(f"{where} has settings {settings}, they are {self._settings}")
         if self._wall_us is not None:
             latest = max(self._stamp, self._wall_us + at_most(self.at(record)))
             if record.stamp > latest:
                 raise PartedError(f"{where} has stamp {record.stamp}, no clock shows {latest} yet")
         self._opened, self._opened_by = (record.stamp, self.at(self.records[-1])), self.at(record)
+
+    def _settings_after(self, before: Record, opened_at: int) -> tuple[int, ...]:
+        """What an owner is to serve under, `before` being the record that it found at the end: the
+        grace is for as long as nobody served, which an orderly handover tells."""
+        assert self._settings is not None
+        grace, *windows = self._settings
+        if any(isinstance(event, HandedOff) for event in before.events):
+            grace = min(grace, max(HANDOVER_GRACE_US, opened_at - before.stamp))
+        return grace, *windows
 
     def closed_by(self, record: Record) -> int:
         """The latest moment at which a command may have come that has an effect in this record of

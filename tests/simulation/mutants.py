@@ -23,6 +23,7 @@ from actors import (
     pending,
     recovery,
     redis_wire,
+    replay,
     snapshotter,
 )
 from actors.patience import patiently
@@ -31,6 +32,7 @@ from engine import limits, reservation_rules, shard, snapshot, state, stock, wir
 from engine import reservation as holds
 from engine.codec import Position, encode_record
 from engine.messages import Answer, Expired, Extended, Head, Opened, Part, State, Status
+from engine.slices import Slices
 from gateway import client, lane, map_watch, router
 from tests.simulation.patch import Place, patched
 
@@ -180,17 +182,17 @@ def _() -> list[Place]:
 
 @_mutant("the last record is not replayed")
 def _() -> list[Place]:
-    honest = recovery._Replay._apply
+    honest = replay.Replay._applying
 
-    def apply(self: Any, record: Any) -> None:
+    def applying(self: Any, record: Any) -> Slices[None]:
         held, self._held_back = getattr(self, "_held_back", None), record
         if held is not None:
-            honest(self, held)
+            yield from honest(self, held)
         if record.position.sequence < 2:
             self._held_back = None
-            honest(self, record)
+            yield from honest(self, record)
 
-    return [(recovery._Replay, "_apply", apply)]
+    return [(replay.Replay, "_applying", applying)]
 
 
 @_mutant("floors are not looked at")
