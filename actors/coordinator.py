@@ -17,7 +17,7 @@ What it guarantees:
 - A host that comes back gets its share again, one shard at a time. A shard moves when its next
   host has read nearly all of it, so that it is away for moments, however much there is of it.
 - Hosts beyond those that were asked for are spares: they own nothing, keep up with everything, each
-  with its part, and take over what a dead one had.
+  with some of the hosts, and one of them takes over what a dead one had.
 - Each assignment carries the shard's floor: the highest record that any host or gateway has seen
   acknowledged. A stream that ends below it has lost something, and the claimant refuses to serve.
 - Every change of the map is broadcast, with a version that grows.
@@ -60,6 +60,7 @@ from actors.member import Member, Patience
 from actors.moves import Moves
 from actors.process import Identity
 from actors.redis_wire import Target
+from actors.spares import Spares
 from engine.messages import Message
 from engine.placement import server_of
 from engine.wire import encode_frame
@@ -111,6 +112,7 @@ class Coordinator:
         """Whether anything was assigned yet."""
         self._assign_at = self._even_at = 0.0
         self._moves = Moves()
+        self._pairs = Spares()
         self._restarting: dict[str, float | None] = {}
         """Processes that are to end in order, and come back; since when they have been told."""
         self._changed = asyncio.Event()
@@ -544,16 +546,23 @@ class Coordinator:
     def _tell_what_to_follow(self) -> None:
         """Hosts keep up with what is to move to them, and spares with everything but what has
         failed: that cannot be read."""
-        spares = self._spares()
+        watched = self._watched()
         for name in self._alive_hosts():
             wanted = self._moves.to(name) | self._assignment.due_at(name)
-            if name in spares:
-                place = spares.index(name)
-                wanted |= set(range(place, self.shards, len(spares)))
+            wanted |= watched.get(name, set())
             member, follows = self._members[name], sorted(wanted - self.failures().keys())
             if member.follows != follows:
                 member.follows = follows
                 self._tell(member, Follow(follows))
+
+    def _watched(self) -> dict[str, set[int]]:
+        """What each spare is to keep up with."""
+        shards = {name: self._assignment.shards_of(name) for name in self._alive_hosts()}
+        loaded = [name for name, owned in shards.items() if owned]
+        return {
+            spare: {shard for host in hosts for shard in shards[host]}
+            for spare, hosts in self._pairs.pair(loaded, self._spares()).items()
+        }
 
     def _everybody_is_there(self) -> bool:
         return len(self._alive_hosts()) >= self._settings.hosts
@@ -585,6 +594,8 @@ class Coordinator:
         alive = [name for name in self._alive_hosts() if name not in self._restarting]
         loaded = [name for name in alive if self._assignment.shards_of(name)]
         idle = [name for name in alive if name not in loaded]
+        lost = set(self._assignment.orphans())
+        idle.sort(key=lambda name: -len(lost.intersection(self._members[name].near)))
         active = loaded + idle[: max(0, self._settings.hosts - len(loaded))]
         return active + [
             name for name in idle if name not in active and self._assignment.due_at(name)
@@ -603,8 +614,10 @@ class Coordinator:
         ]
 
     def near(self) -> dict[int, str]:
-        """shard → a host that could take it over in a moment."""
-        return {shard: name for name in self._alive_hosts() for shard in self._members[name].near}
+        """shard → a host that could take it over in a moment; of several the one that has kept up
+        with the most, so that one host takes over all that another had."""
+        most_last = sorted(self._alive_hosts(), key=lambda name: len(self._members[name].near))
+        return {shard: name for name in most_last for shard in self._members[name].near}
 
     def _raise_floor(self, head: ShardHead) -> None:
         floor = self.floors.get(head.shard)

@@ -423,6 +423,26 @@ async def test_a_spare_takes_over(world: World, tmp_path: Path) -> None:
     assert after == owners(coordinator)
 
 
+async def test_one_death_takes_up_one_spare(world: World, tmp_path: Path) -> None:
+    """Each spare keeps up with a host of its own. One gets all that a dead host had, so the other
+    is still there for the next death, and keeps up with everything."""
+    coordinator = await started(world, tmp_path, hosts=2, spares=2)
+    await come(coordinator, lambda: len(coordinator.near()) == SHARDS)
+    before, near = owners(coordinator), coordinator.near()
+    first, second = sorted(set(before.values()))
+    assert 1 == len({near[shard] for shard, host in before.items() if host == first})
+
+    world.puppets[first].die()
+
+    heirs = {shard: near[shard] if host == first else host for shard, host in before.items()}
+    await come(coordinator, lambda: owners(coordinator) == heirs)
+    [left] = {name for name in near.values() if name not in heirs.values()}
+    await come(coordinator, lambda: coordinator.near() == dict.fromkeys(range(SHARDS), left))
+    world.puppets[second].die()
+    heirs = {shard: left if host == second else host for shard, host in heirs.items()}
+    await come(coordinator, lambda: owners(coordinator) == heirs)
+
+
 async def test_a_host_restarts_when_its_shards_are_elsewhere(world: World, tmp_path: Path) -> None:
     """They move, one after the other; then it is to leave, and gets its share when it is back."""
     coordinator = await started(world, tmp_path, hosts=2)
