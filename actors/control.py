@@ -189,6 +189,10 @@ class Map(Message, tag=2):
         """shard → (epoch, its owner's address), of those that are served."""
         return {route.shard: (route.epoch, route.address) for route in self.routes}
 
+    def hosts(self) -> set[str]:
+        """Addresses of all hosts that live, owners or not."""
+        return {each.address for each in self.members if each.kind is Kind.HOST and each.alive}
+
 
 class Leave(Message, tag=3):
     """Everything that the host had is another's by now: end, and come back empty."""

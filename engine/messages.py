@@ -932,6 +932,8 @@ class MapView(Message, tag=15):
     routes: list[RouteView]
     stopped: list[int] = field(default_factory=list)
     """All shards whose journal does not prove itself: nobody is going to own them."""
+    alive: list[str] = field(default_factory=list)
+    """Where all hosts are that live, owners or not."""
 
 
 class Detail(Message, tag=11):

@@ -87,7 +87,12 @@ class GatewayMember:
         assert self._control is not None, "whoever is heard is running"
         if isinstance(message, Map):
             self.map = message
-            known = message.version, message.owners(), message.failures.keys()
+            known = (
+                message.version,
+                message.owners(),
+                message.failures.keys(),
+                message.hosts(),
+            )
             self._router.update_map(*known)
             self._board.post(*known)
             self._control.notice()

@@ -145,6 +145,10 @@ class Router:
         self._lanes = [Lane(shard) for shard in range(shards)]
         self._hosts: dict[str, Lane] = {}
         self._links: dict[str, Link] = {}
+        self._alive: Set[str] = frozenset()
+        """Addresses of hosts that may own something next."""
+        self._owners: set[str] = set()
+        """Addresses of those that own something."""
         self._homes = HomeMemory()
         self._loop = asyncio.get_running_loop()
         self._scheduled: list[Lane] = []
@@ -219,12 +223,14 @@ class Router:
         version: int,
         shards: Mapping[int, tuple[int, str]],
         stopped: Set[int] = frozenset(),
+        alive: Set[str] = frozenset(),
     ) -> None:
         """Shard → (epoch, its owner's address); missing = no owner, and if it is among `stopped`,
-        none is to be expected. An older map is ignored."""
+        none is to be expected. `alive`: addresses of all hosts, owners or not, so that whoever
+        becomes one is connected by then. An older map is ignored."""
         if version <= self.map_version:
             return
-        self.map_version = version
+        self.map_version, self._alive = version, alive
         for shard, lane in enumerate(self._lanes):
             epoch, address = shards.get(shard, (lane.epoch, None))
             if epoch >= lane.epoch:
@@ -251,7 +257,7 @@ class Router:
         return RouterStatistics(
             in_flight=self._in_flight,
             waiting=sum(len(lane.waiting) for lane in lanes),
-            links_up=sum(link.up for link in self._links.values()),
+            links_up=sum(self._links[address].up for address in self._owners),
             map_version=self.map_version,
             answers={status: count for status, count in self._answers.items() if count},
             frames=self._frames,
@@ -260,7 +266,7 @@ class Router:
             searches=self._searches,
             shed=self._shed,
             homes_remembered=len(self._homes),
-            links=len(self._links),
+            links=len(self._owners),
         )
 
     async def close(self) -> None:
@@ -418,9 +424,10 @@ class Router:
         self._schedule(lane)
 
     def _settle_links(self) -> None:
-        """One link and one lane for each host that owns anything; no others."""
-        wanted = {lane.address for lane in self._lanes if lane.address is not None}
-        for address in wanted - self._links.keys():
+        """One link and one lane for each host that owns anything, or may; no others."""
+        self._owners = {lane.address for lane in self._lanes if lane.address is not None}
+        wanted = self._owners | self._alive
+        for address in sorted(wanted - self._links.keys()):
             self._links[address] = link = Link(address, self._key, self._on_link_change)
             self._hosts[address] = Lane(-1, address)
             link.start()
@@ -545,7 +552,7 @@ class Router:
         return home if home < self.shards else UNKNOWN_HOME
 
     def _search(self, ticket: Ticket) -> None:
-        """Ask every host who knows the reservation."""
+        """Ask every host that owns anything who knows the reservation."""
         command = ticket.command
         if self._closed:
             return  # close() has answered it
@@ -553,12 +560,12 @@ class Router:
         ticket.hinted = False
         self._searches += 1
         self._searching[ticket] = None
-        search = Search(len(self._hosts), partial(self._searched, ticket))
-        if not self._hosts:
+        search = Search(len(self._owners), partial(self._searched, ticket))
+        if not self._owners:
             self._searched(ticket, search)
             return
         deadline_ms = max(1, ceil((ticket.deadline - self._loop.time()) * 1_000))
-        for lane in list(self._hosts.values()):
+        for lane in [self._hosts[address] for address in sorted(self._owners)]:
             find = Find(command.reservation_id, command.scope)
             self._push(lane, self._ticket(find, deadline_ms, search.hear))
 
