@@ -1,7 +1,7 @@
 """Metrics: plain integers while serving, Prometheus only when somebody scrapes.
 
 Counting a request costs two dictionary updates and a bisection; nothing is formatted, locked or
-summed until `render` is called, which asks the hosts for their counters as well. Names start with
+summed until `render` is called, with what hosts and other gateways count as well. Names start with
 `onhand_`, units are base units, totals end in `_total`; no label holds a SKU, an id or anything
 else that a caller can invent, so the number of series is bounded.
 
@@ -23,16 +23,18 @@ else that a caller can invent, so the number of series is bounded.
 | `onhand_map_members{kind,state}` | hosts and gateways that are alive, or silent |
 | `onhand_map_alarms` | shards in which the newest audit has found something |
 | `onhand_scrape_hosts_silent` | hosts whose counters could not be had for this scrape |
+| `onhand_scrape_gateways_silent` | the same of other gateways |
 
 All of that is labelled `gateway`: several gateways share a port, a scrape reaches one of them, and
-the totals of one must not be taken for another's. What a host samples (`actors.statistics`) appears
+that one asks the others (`gateway.siblings`), so that all of them are on every page, whichever has
+answered. What a host samples (`actors.statistics`) appears
 under the names it has there, labelled `host`, and what it says of the journal's servers
 (`onhand_journal_*`) also by the number of the `server`; what any process does (`actors.usage`: its
 CPU time, memory, start time, disk, binary protocol) under the one label or the other.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from math import inf
 from typing import Final, NamedTuple
 
@@ -130,15 +132,18 @@ HELP: Final = {
     "audit_seconds": "What the newest audit of the shard took.",
     "audit_records": "Records that the newest audit of the shard has replayed.",
     "scrape_hosts_silent": "Hosts whose counters could not be had for this scrape.",
+    "scrape_gateways_silent": "Other gateways whose counters could not be had for this scrape.",
 }
 
 
-class Hosts(NamedTuple):
-    """What the hosts told for one scrape."""
+class Others(NamedTuple):
+    """What the hosts, and the other gateways, told for one scrape, each under its name."""
 
-    told: list[tuple[str, Statistics]]
-    silent: int = 0
+    hosts: list[tuple[str, Statistics]]
+    hosts_silent: int = 0
     """How many did not answer in time."""
+    gateways: Sequence[tuple[str, Statistics]] = ()
+    gateways_silent: int = 0
 
 
 class OperationCounters:
@@ -196,12 +201,17 @@ def render(
     gateway: str,
     own: Iterable[Sample],
     router: RouterStatistics,
-    hosts: Hosts,
+    others: Others,
 ) -> tuple[bytes, str]:
     """The page, and its media type as `accept` prefers it; `own`: samples of this gateway."""
-    silent = Sample("onhand_scrape_hosts_silent", [], hosts.silent)
-    samples = [*_labelled(("gateway", gateway), [*own, silent, *_router_samples(router)])]
-    for host, statistics in hosts.told:
+    silent = [
+        Sample("onhand_scrape_hosts_silent", [], others.hosts_silent),
+        Sample("onhand_scrape_gateways_silent", [], others.gateways_silent),
+    ]
+    samples = [*_labelled(("gateway", gateway), [*own, *silent, *router_samples(router)])]
+    for name, statistics in others.gateways:
+        samples += _labelled(("gateway", name), statistics.samples)
+    for host, statistics in others.hosts:
         samples += _labelled(("host", host), statistics.samples)
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Scrape(samples))
@@ -236,7 +246,8 @@ def map_samples(map_: Map) -> list[Sample]:
     ]
 
 
-def _router_samples(statistics: RouterStatistics) -> Iterator[Sample]:
+def router_samples(statistics: RouterStatistics) -> Iterator[Sample]:
+    """What the router of one gateway counts."""
     for name, value in statistics._asdict().items():
         if name == "answers":
             for status in Status:  # from 0 on: of a total that begins with 7, no rate has those 7

@@ -9,15 +9,15 @@ from gateway import metrics
 from gateway.metrics import (
     BOUNDS_SECONDS,
     EdgeCounters,
-    Hosts,
     OperationCounters,
+    Others,
     map_samples,
     render,
 )
 from gateway.router import RouterStatistics
 
 ROUTER = RouterStatistics(1, 2, 3, 4, {Status.OK: 5, Status.MOVED: 6}, 7, 8, 9, 10, 11, 12)
-NO_HOSTS = Hosts([])
+NO_OTHERS = Others([])
 MAP = Map(
     4,
     4,
@@ -31,14 +31,14 @@ MAP = Map(
 )
 
 
-def page(accept: str = "", hosts: Hosts = NO_HOSTS) -> str:
+def page(accept: str = "", others: Others = NO_OTHERS) -> str:
     counters = EdgeCounters(["reserve", "commit"])
     counters.operations["reserve"].observe(201, 0.003)
     counters.operations["reserve"].observe(201, 0.001)
     counters.operations["reserve"].observe(409, 99.0)
     counters.connections = 2
     own = [*counters.samples(), *map_samples(MAP)]
-    return render(accept, "gateway-1", own, ROUTER, hosts)[0].decode()
+    return render(accept, "gateway-1", own, ROUTER, others)[0].decode()
 
 
 def readings(text: str) -> dict[str, float]:
@@ -87,7 +87,7 @@ def test_what_the_router_and_the_hosts_count_is_shown() -> None:
         (name, Statistics([Sample("appends_total", [], 4), Sample("append_seconds", [], latency)]))
         for name in ("host-1", "host-2")
     ]
-    found = readings(page(hosts=Hosts(hosts)))
+    found = readings(page(others=Others(hosts)))
 
     assert 5 == found["onhand_router_answers_total{status=ok}"]
     assert 9 == found["onhand_router_resends_total{}"]
@@ -101,10 +101,20 @@ def test_what_the_router_and_the_hosts_count_is_shown() -> None:
 def test_silent_hosts_are_a_metric() -> None:
     """An alert can be raised on it, and the others are heard all the same."""
     told = [("host-1", Statistics([Sample("onhand_appends_total", [], 4)]))]
-    found = readings(page(hosts=Hosts(told, 2)))
+    found = readings(page(others=Others(told, 2)))
 
     assert 2 == found["onhand_scrape_hosts_silent{}"]
     assert 4 == found["onhand_appends_total{host=host-1}"]
+
+
+def test_every_gateway_is_on_the_page_of_each() -> None:
+    """Under its own name; and how many of the others were not heard."""
+    told = [("gateway-2", Statistics([Sample("onhand_http_connections", [], 9)]))]
+    text = page(others=Others([], 0, told, 1))
+
+    assert 'onhand_http_connections{gateway="gateway-1"} 2.0' in text
+    assert 'onhand_http_connections{gateway="gateway-2"} 9.0' in text
+    assert 'onhand_scrape_gateways_silent{gateway="gateway-1"} 1.0' in text
 
 
 def test_the_map_is_counted() -> None:
