@@ -122,7 +122,7 @@ class GatewayProcess:
 
     def _around(self) -> list[Sample]:
         return [
-            *map_samples(self._member.map),
+            *map_samples(self._member.map, self._member.heard_seconds),
             *self._usage.samples(),
             *served(self._server.statistics()),
         ]

@@ -165,6 +165,9 @@ async def _answer(api: Api, request: Request) -> Response:
         reply = await _serve(api, request, operation, subject)
     except ClientDisconnect:
         return Response(status_code=400)
+    except Exception:  # a bug, which is counted here, and answered and logged around us
+        api.counters.operations[operation.name].observe(500, time.monotonic() - since)
+        raise
     finally:
         api.counters.in_flight -= 1
     seconds = time.monotonic() - since

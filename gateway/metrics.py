@@ -22,6 +22,8 @@ else that a caller can invent, so the number of series is bounded.
 | `onhand_map_shards{state}` | as the newest map says: served, waiting for an owner, stopped |
 | `onhand_map_members{kind,state}` | hosts and gateways that are alive, or silent |
 | `onhand_map_alarms` | shards in which the newest audit has found something |
+| `onhand_map_moves_given_up_total` | moves of shards that the coordinator has given up |
+| `onhand_map_heard_seconds` | since the coordinator, which speaks every second, was last heard |
 | `onhand_scrape_hosts_silent` | hosts whose counters could not be had for this scrape |
 | `onhand_scrape_gateways_silent` | the same of other gateways |
 
@@ -52,6 +54,7 @@ BOUNDS_SECONDS: Final = (
     *(0.000_25, 0.000_5, 0.001, 0.002, 0.004, 0.008, 0.016),
     *(0.032, 0.064, 0.125, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0),
 )
+_BUG: Final = 500
 _NOW: Final = {"in_flight", "waiting", "links", "links_up", "map_version", "homes_remembered"}
 """Of a router's statistics, those that do not only grow."""
 HELP: Final = {
@@ -78,6 +81,8 @@ HELP: Final = {
     "map_shards": "Shards by what the newest map says of them.",
     "map_members": "Processes of the engine by what the newest map says of them.",
     "map_alarms": "Shards in which the newest audit has found something.",
+    "map_moves_given_up": "Moves of shards that the coordinator has given up.",
+    "map_heard_seconds": "Since the coordinator, which speaks every second, was last heard.",
     "process_cpu_seconds": "CPU time that the process has used.",
     "process_resident_bytes": "Memory that the process has.",
     "process_start_time_seconds": "When the program of the process began, since 1970.",
@@ -93,6 +98,7 @@ HELP: Final = {
     "binary_stalled": "Connections ended because the peer did not keep up.",
     "journal_silence_seconds": "Since the journal last proved the shard it proved longest ago.",
     "marks_failed": "Failed tries to write the marks.",
+    "clock_error_seconds": "How far the wall clock is ahead of a shard's, of the worst shard.",
     "recovery_seconds": "From the claim of a shard to its first batch.",
     "recovering_records": "Records and chunks that recoveries under way have read so far.",
     "owners_ended": "Ownerships of shards that have ended, by how.",
@@ -152,7 +158,7 @@ class OperationCounters:
     __slots__ = ("codes", "counts", "seconds")
 
     def __init__(self) -> None:
-        self.codes: dict[int, int] = {}
+        self.codes = {_BUG: 0}  # from 0 on: of a total that begins with 1, no increase has that one
         self.counts = [0] * (len(BOUNDS_SECONDS) + 1)
         self.seconds = 0.0
 
@@ -190,7 +196,7 @@ class EdgeCounters:
                 found.append(
                     Sample("onhand_http_requests_total", [*labels, ("code", str(code))], count)
                 )
-            if counters.codes:
+            if any(counters.counts):
                 latency = Histogram([*BOUNDS_SECONDS], [*counters.counts], counters.seconds)
                 found.append(Sample("onhand_http_request_duration_seconds", labels, latency))
         return found
@@ -224,8 +230,9 @@ def _labelled(label: tuple[str, str], samples: Iterable[Sample]) -> Iterator[Sam
         yield Sample(sample.name, [label, *sample.labels], sample.value)
 
 
-def map_samples(map_: Map) -> list[Sample]:
-    """What the coordinator's newest map says: the same at every gateway, but for its age."""
+def map_samples(map_: Map, heard_seconds: float) -> list[Sample]:
+    """What the coordinator's newest map says: the same at every gateway, but for its age; and since
+    when the coordinator has said nothing at all."""
     served, stopped = len(map_.routes), len(map_.failures.keys() - {r.shard for r in map_.routes})
     shards = {"served": served, "waiting": map_.shards - served - stopped, "stopped": stopped}
     return [
@@ -243,6 +250,8 @@ def map_samples(map_: Map) -> list[Sample]:
             for state, alive in (("alive", True), ("silent", False))
         ),
         Sample("onhand_map_alarms", [], len(map_.alarms)),
+        Sample("onhand_map_moves_given_up_total", [], map_.moves_given_up),
+        Sample("onhand_map_heard_seconds", [], heard_seconds),
     ]
 
 

@@ -446,6 +446,7 @@ async def test_a_bug_in_a_page_is_a_500(server: Server, caplog: pytest.LogCaptur
     assert (500, "internal") == (answered.status, answered.body["code"])
     assert "AssertionError" not in answered.payload.decode()
     assert "Exception in ASGI application" in caplog.text
+    assert {500: 1} == server.api.counters.operations["audit"].codes
     assert 200 == (await server.get("/healthz")).status
 
 

@@ -28,6 +28,7 @@ MAP = Map(
     ],
     {2: "damaged"},
     {0: "drift"},
+    moves_given_up=3,
 )
 
 
@@ -37,7 +38,7 @@ def page(accept: str = "", others: Others = NO_OTHERS) -> str:
     counters.operations["reserve"].observe(201, 0.001)
     counters.operations["reserve"].observe(409, 99.0)
     counters.connections = 2
-    own = [*counters.samples(), *map_samples(MAP)]
+    own = [*counters.samples(), *map_samples(MAP, 0.5)]
     return render(accept, "gateway-1", own, ROUTER, others)[0].decode()
 
 
@@ -65,7 +66,8 @@ def test_requests_are_counted_by_operation_and_status() -> None:
         pytest.approx(99.004)
         == found["onhand_http_request_duration_seconds_sum{operation=reserve}"]
     )
-    assert not any("operation=commit" in name for name in found)
+    commits = {name: value for name, value in found.items() if "operation=commit" in name}
+    assert {"onhand_http_requests_total{code=500,operation=commit}": 0} == commits
 
 
 def test_buckets_are_cumulative_and_bounds_inclusive() -> None:
@@ -130,6 +132,8 @@ def test_the_map_is_counted() -> None:
         for state in ("alive", "silent")
     ]
     assert 1 == found["onhand_map_alarms{}"]
+    assert 3 == found["onhand_map_moves_given_up_total{}"]
+    assert 0.5 == found["onhand_map_heard_seconds{}"]
 
 
 @pytest.mark.parametrize(
