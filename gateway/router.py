@@ -39,6 +39,7 @@ import structlog
 from engine import limits
 from engine.codec import START, Position
 from engine.messages import (
+    NOT_APPLIED,
     UNKNOWN_HOME,
     Answer,
     Cancel,
@@ -95,17 +96,6 @@ _NOT_HERE: Final = frozenset({Status.UNKNOWN_RESERVATION, Status.SHARD_STOPPED})
 """What a wrong home may answer."""
 _COMES_BACK: Final = _STUCK | _NOT_HERE
 """Statuses that are perhaps not the last word."""
-_NOT_APPLIED: Final = frozenset(
-    {
-        Status.OVERLOADED,
-        Status.MEMORY_FULL,
-        Status.SHARD_STOPPED,
-        Status.FORBIDDEN,
-        Status.UNAUTHENTICATED,
-        Status.TOO_MANY_REQUESTS,
-    }
-)
-"""What a host says of one sending; of a command that was sent before it proves nothing."""
 _FRAME_ROOM: Final = limits.FRAME_BYTES_MAX - 64
 
 Reply = Callable[[Answer], None]
@@ -145,6 +135,8 @@ class Router:
         self._lanes = [Lane(shard) for shard in range(shards)]
         self._hosts: dict[str, Lane] = {}
         self._links: dict[str, Link] = {}
+        self._retired: dict[Link, asyncio.TimerHandle] = {}
+        """Those to hosts without shards, for the last answers; when they end."""
         self._alive: Set[str] = frozenset()
         """Addresses of hosts that may own something next."""
         self._owners: set[str] = set()
@@ -180,7 +172,7 @@ class Router:
     ) -> None:
         """submit(), for a command that was decoded from the wire, and so is known to be valid."""
         if trace is not None:
-            reply = self._follow(command, trace, reply)
+            reply = self._traced(command, trace, reply)
         if self._is_full_for(command):
             self._shed += 1
             self._answers[Status.OVERLOADED] += 1
@@ -278,13 +270,18 @@ class Router:
             self._expire(lane, inf)
         while self._searching:
             self._give_up(self._searching.popitem()[0])
-        for link in list(self._links.values()):
-            await link.close()
+        for timer in self._retired.values():
+            timer.cancel()
+        links = [*self._links.values(), *self._retired]
         self._links.clear()
+        self._owners.clear()
+        self._retired.clear()
+        for link in links:
+            await link.close()
 
     # --- in and out --------------------------------------------------------------------------
 
-    def _follow(self, command: Command, trace: Trace, reply: Reply) -> Reply:
+    def _traced(self, command: Command, trace: Trace, reply: Reply) -> Reply:
         """Let the hosts know of `trace` whenever they are sent `command`, until it is answered."""
         self._traces[id(command)] = trace
 
@@ -425,6 +422,8 @@ class Router:
 
     def _settle_links(self) -> None:
         """One link and one lane for each host that owns anything, or may; no others."""
+        if self._closed:
+            return
         self._owners = {lane.address for lane in self._lanes if lane.address is not None}
         wanted = self._owners | self._alive
         for address in sorted(wanted - self._links.keys()):
@@ -432,10 +431,17 @@ class Router:
             self._hosts[address] = Lane(-1, address)
             link.start()
         for address in self._links.keys() - wanted:
-            self._loop.call_later(RETIRE_SECONDS, self._links.pop(address).stop)
+            self._retire(self._links.pop(address))
             lane = self._hosts.pop(address)
             lane.address = None
             self._expire(lane, inf)
+
+    def _retire(self, link: Link) -> None:
+        def stop() -> None:
+            del self._retired[link]
+            link.stop()
+
+        self._retired[link] = self._loop.call_later(RETIRE_SECONDS, stop)
 
     def _on_link_change(self, link: Link) -> None:
         if link.up:
@@ -480,7 +486,7 @@ class Router:
                 continue
             if type(answer.body) is ReservationView:
                 self._homes.learn(answer.body.reservation_id, answer.body.home)
-            if ticket.unsure and answer.status in _NOT_APPLIED:
+            if ticket.unsure and answer.status in NOT_APPLIED:
                 self._give_up(ticket)
             else:
                 self._finish(ticket, answer)

@@ -329,6 +329,21 @@ async def test_a_spare_is_connected(hosts: tuple[Host, Host]) -> None:
     await router.close()
 
 
+async def test_a_closed_router_is_connected_to_nobody(
+    router: Router, hosts: tuple[Host, Host]
+) -> None:
+    """Neither to hosts that have lost their shards before, nor to those of maps that come late."""
+    first, second = hosts
+    router.update_map(2, map_of(first))
+
+    await router.close()
+    router.update_map(3, map_of(first, second, epoch=2))
+
+    servers = [host.server for host in hosts if host.server is not None]
+    await until(lambda: not any(server.connections for server in servers))
+    assert [1, 1] == [server.accepted for server in servers]
+
+
 # --- deadlines and overload ------------------------------------------------------------------
 
 
