@@ -14,6 +14,7 @@ ON_BOTH = {
     "test_link.py",
     "test_listener.py",
     "test_router.py",
+    "test_router_links.py",
 }
 
 
