@@ -21,22 +21,14 @@ weigh more than small ones, so that the bound holds for bytes as well.
 """
 
 import asyncio
-import os
 from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol, cast
 
 import msgspec
 import structlog
 
-from actors.address import (
-    BACKLOG,
-    UnixAddress,
-    address_of,
-    bind,
-    name_peer,
-    parse_address,
-    tune,
-)
+from actors.address import name_peer, tune
+from actors.listener import Listener
 from engine import limits
 from engine.messages import (
     MAGIC,
@@ -119,8 +111,7 @@ class BinaryServer:
         self._connections_max = connections_max
         self._sweep_seconds = min(SWEEP_SECONDS, handshake_seconds, stalled_seconds)
         self.connections: dict[Connection, None] = {}
-        self._listeners: list[asyncio.Server] = []
-        self._paths: list[tuple[str, int]] = []
+        self._listeners: list[Listener] = []
         self._unflushed: list[Connection] = []
         self._sweeper: asyncio.TimerHandle | None = None
         self._emptied: asyncio.Event | None = None
@@ -130,32 +121,19 @@ class BinaryServer:
 
     async def listen(self, address: str, *, reuse_port: bool = False) -> str:
         """Serve `address` as well; the address that was bound. Raises OSError, ValueError."""
-        loop = asyncio.get_running_loop()
-        bound = await bind(parse_address(address), reuse_port=reuse_port)
-        where = address_of(bound)
-        if isinstance(where, UnixAddress):
-            self._paths.append((where.path, os.stat(where.path).st_ino))
-            listener = await loop.create_unix_server(
-                lambda: Connection(self), sock=bound, backlog=BACKLOG
-            )
-        else:
-            listener = await loop.create_server(
-                lambda: Connection(self), sock=bound, backlog=BACKLOG
-            )
+        listener = await Listener.open(address, lambda: Connection(self), reuse_port=reuse_port)
         self._listeners.append(listener)
         if self._sweeper is None:
+            loop = asyncio.get_running_loop()
             self._sweeper = loop.call_later(self._sweep_seconds, self._sweep, loop)
-        return str(where)
+        return listener.address
 
     async def close(self) -> None:
         """Accept and take no more; what is in flight is answered, and leaves, for a while each;
         then nobody is left."""
-        for listener in self._listeners:
-            listener.close()
-        self._listeners.clear()
-        for path, inode in self._paths:
-            _unlink(path, inode)
-        self._paths.clear()
+        listeners, self._listeners = self._listeners, []
+        for listener in listeners:
+            await listener.close()
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
@@ -594,12 +572,3 @@ def _cut(response: Response) -> Response:
             break
         answers.append(answer)
     return Response(response.request_id, answers, response.heads)
-
-
-def _unlink(path: str, inode: int) -> None:
-    """Remove the socket that we bound, unless somebody else's stands there by now."""
-    try:
-        if os.stat(path).st_ino == inode:
-            os.unlink(path)
-    except FileNotFoundError:
-        return

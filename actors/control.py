@@ -4,6 +4,7 @@
     member ◄──Assign, Release, Map──        what to own and what no longer, who owns what
     member ◄──Follow──                      what to keep up with, to take it over quickly
     member ◄──Leave, Stop──                 when to end
+    gateway ◄──Pulse──                      that the coordinator lives, once a second
     member ──Beat──►                        four times a second, and at once when something changed
     member ──Left──►                        stopped in order; nothing is in flight any more
 
@@ -184,10 +185,16 @@ class Map(Message, tag=2):
     """Shards that are served although an audit has found something, and what."""
     servers: list[ServerView] = field(default_factory=list)
     """Those that the journal is on."""
+    moves_given_up: int = 0
+    """How many, so far."""
 
     def owners(self) -> dict[int, tuple[int, str]]:
         """shard → (epoch, its owner's address), of those that are served."""
         return {route.shard: (route.epoch, route.address) for route in self.routes}
+
+    def hosts(self) -> set[str]:
+        """Addresses of all hosts that live, owners or not."""
+        return {each.address for each in self.members if each.kind is Kind.HOST and each.alive}
 
 
 class Leave(Message, tag=3):
@@ -198,8 +205,12 @@ class Stop(Message, tag=4):
     """Finish what is in flight, say Left, and wait for the end."""
 
 
+class Pulse(Message, tag=8):
+    """To gateways, every second: the coordinator looks after its members."""
+
+
 FromMember = Join | Beat | Left | Move | Restart
-FromCoordinator = Assign | Release | Map | Leave | Stop | MoveAnswer | Follow
+FromCoordinator = Assign | Release | Map | Leave | Stop | MoveAnswer | Follow | Pulse
 
 _from_member: Final = msgspec.msgpack.Decoder(FromMember)
 _from_coordinator: Final = msgspec.msgpack.Decoder(FromCoordinator)

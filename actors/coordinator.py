@@ -49,6 +49,7 @@ from actors.control import (
     MemberView,
     Move,
     MoveAnswer,
+    Pulse,
     Release,
     Restart,
     Route,
@@ -113,6 +114,7 @@ class Coordinator:
         self._assign_at = self._even_at = 0.0
         self._moves = Moves()
         self._pairs = Spares()
+        self._moves_given_up = 0
         self._restarting: dict[str, float | None] = {}
         """Processes that are to end in order, and come back; since when they have been told."""
         self._changed = asyncio.Event()
@@ -214,7 +216,14 @@ class Coordinator:
             for number, address in enumerate(self._addresses)
         ]
         return Map(
-            self._version, self._settings.shards, routes, views, self.failures(), alarms, servers
+            self._version,
+            self._settings.shards,
+            routes,
+            views,
+            self.failures(),
+            alarms,
+            servers,
+            self._moves_given_up,
         )
 
     def _troubles(self, server: int) -> dict[str, str]:
@@ -321,6 +330,7 @@ class Coordinator:
             if now >= self._even_at:
                 self._even_at = now + EVEN_SECONDS
                 self._even_out()
+                self._tell_gateways_that_we_live()
 
     def _watch(self, member: Member, now: float) -> None:
         patience = self._patience
@@ -535,13 +545,23 @@ class Coordinator:
             self._tell(self._members[grant.host], Release(grant.serial, shard, host))
 
     def _give_up_moves(self, now: float) -> None:
-        for shard, host in self._moves.give_up(now).items():
+        given_up = self._moves.give_up(now)
+        for shard, host in given_up.items():
             _log.error("move_given_up", shard=shard, target=host)
+        if given_up:
+            self._moves_given_up += len(given_up)
+            self._remap()
 
     def _even_out(self) -> None:
         move = self._assignment.uneven(self._active_hosts())
         if move is not None and self._begun and not self._moves:
             self.move(*move)
+
+    def _tell_gateways_that_we_live(self) -> None:
+        """Who hears nothing for long tells its operators that nobody is watched over any more."""
+        for member in self._members.values():
+            if member.join.kind is Kind.GATEWAY:
+                self._tell(member, Pulse())
 
     def _tell_what_to_follow(self) -> None:
         """Hosts keep up with what is to move to them, and spares with everything but what has

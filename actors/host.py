@@ -42,6 +42,7 @@ from actors.tally import Tally
 from engine import limits
 from engine.codec import Position
 from engine.messages import (
+    BESIDE,
     UNKNOWN_HOME,
     Adjust,
     Answer,
@@ -57,9 +58,7 @@ from engine.messages import (
     GetMap,
     GetReservation,
     GetStatistics,
-    GetStockAsOf,
     Homes,
-    ListMovements,
     ListShortfalls,
     MovedTo,
     MoveLines,
@@ -96,8 +95,6 @@ _WRITES: Final[frozenset[type[Command]]] = _NEW_WORK | {
 """What is refused while there is hardly any left: all that callers can have journaled."""
 _NOTHING: Final[frozenset[type[Command]]] = frozenset()
 _BY_SHARD: Final = (SetChannel, GetChannel, ListShortfalls, Audit)
-_BESIDE: Final = frozenset({Audit, GetStockAsOf, ListMovements})
-"""What an owner answers beside its batches."""
 _BROKEN_MAX: Final = 5
 """How often a shard is recovered after a bug before it is given up."""
 _log = structlog.get_logger(__name__)
@@ -414,7 +411,7 @@ class Host:
             pending.answer(index, self._moved(shard))
         elif owner.phase in CLOSED:
             pending.answer(index, self._gone(owner))
-        elif type(command) in _BESIDE:
+        elif type(command) in BESIDE:
             owner.submit(pending, index, command)
         else:
             return owner

@@ -103,7 +103,9 @@ class HostMember:
             self._host.follow(message.shards)
         elif isinstance(message, Map):
             self._version = message.version
-            self._host.board.post(message.version, message.owners(), message.failures.keys())
+            self._host.board.post(
+                message.version, message.owners(), message.failures.keys(), message.hosts()
+            )
         elif isinstance(message, Leave) and self._leaving is None:
             self._leaving = asyncio.create_task(self._leave())
             self._leaving.add_done_callback(tell_failure)

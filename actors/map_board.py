@@ -39,6 +39,7 @@ class MapBoard:
         self._unbroken = -1
         """From this version on none was missed here, so that changes can be told."""
         self._stopped: list[int] = []
+        self._alive: list[str] = []
         self._waiting: dict[int, tuple[GetMap, Put, asyncio.TimerHandle]] = {}
         self._asked = 0
         self._is_closed = False
@@ -49,9 +50,14 @@ class MapBoard:
         return len(self._waiting)
 
     def post(
-        self, version: int, routes: Mapping[int, tuple[int, str]], stopped: Set[int] = frozenset()
+        self,
+        version: int,
+        routes: Mapping[int, tuple[int, str]],
+        stopped: Set[int] = frozenset(),
+        alive: Set[str] = frozenset(),
     ) -> None:
-        """Shard → (epoch, its owner's address); missing = no owner. An older map is ignored."""
+        """Shard → (epoch, its owner's address); missing = no owner. `alive`: addresses of all hosts
+        that live. An older map is ignored."""
         if version <= self.version:
             return
         if version != self.version + 1:
@@ -59,7 +65,8 @@ class MapBoard:
         for shard in range(self._shards):
             if routes.get(shard, _NOBODY) != self._routes.get(shard, _NOBODY):
                 self._changed[shard] = version
-        self.version, self._routes, self._stopped = version, dict(routes), sorted(stopped)
+        self.version, self._routes = version, dict(routes)
+        self._stopped, self._alive = sorted(stopped), sorted(alive)
         self._answer_all()
 
     def close(self) -> None:
@@ -105,6 +112,5 @@ class MapBoard:
             for shard, version in self._changed.items()
             if not knows or version > question.after
         ]
-        return Answer(
-            Status.OK, MapView(self._run, self.version, self._shards, routes, self._stopped)
-        )
+        view = MapView(self._run, self.version, self._shards, routes, self._stopped, self._alive)
+        return Answer(Status.OK, view)

@@ -574,6 +574,11 @@ class Owner:
         return self._journal
 
     @property
+    def clock_error_seconds(self) -> float:
+        """How far the wall clock was ahead of this shard's, when they were last compared."""
+        return self._clock.error_us / limits.SECOND_US
+
+    @property
     def is_idle(self) -> bool:
         """Whether all that was decided is acknowledged, and nothing waits to be decided."""
         return self._wake is not None and not self._wake.done()

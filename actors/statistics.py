@@ -167,7 +167,9 @@ def _lags(host: "Host") -> list[Sample]:
     queued = max((len(each.inbox) for each in serving), default=0)
     remembered = max((each.shard.state.remembered for each in serving), default=0)
     debts = [each.debt for each in snapshotters]
+    clocks = [each.clock_error_seconds for each in serving]
     return [
+        Sample("onhand_clock_error_seconds", [], max(clocks, key=abs, default=0.0)),
         Sample(
             "onhand_archive_lag_seconds",
             [],

@@ -83,6 +83,21 @@ class Status(IntEnum):
     """What is kept of that time does not prove itself."""
 
 
+NOT_APPLIED: Final = frozenset(
+    {
+        Status.NOT_DONE,
+        Status.MOVED,
+        Status.OVERLOADED,
+        Status.MEMORY_FULL,
+        Status.SHARD_STOPPED,
+        Status.FORBIDDEN,
+        Status.UNAUTHENTICATED,
+        Status.TOO_MANY_REQUESTS,
+    }
+)
+"""What is said of one sending; of an earlier one, whose outcome is unknown, it proves nothing."""
+
+
 class State(IntEnum):
     """Where a reservation stands. `engine.reservation.TRANSITIONS` is the table of moves."""
 
@@ -423,6 +438,8 @@ ReservationCommand = (
     Commit | Release | Extend | Ship | Cancel | Restock | MoveLines | GetReservation
 )
 Movement = Receive | Adjust | Count | Transfer
+BESIDE: Final = frozenset({Audit, GetStockAsOf, ListMovements})
+"""What an owner answers beside its batches."""
 
 
 # --- events ----------------------------------------------------------------------------------
@@ -935,6 +952,8 @@ class MapView(Message, tag=15):
     routes: list[RouteView]
     stopped: list[int] = field(default_factory=list)
     """All shards whose journal does not prove itself: nobody is going to own them."""
+    alive: list[str] = field(default_factory=list)
+    """Where all hosts are that live, owners or not."""
 
 
 class Detail(Message, tag=11):

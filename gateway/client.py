@@ -38,6 +38,7 @@ import msgspec
 
 from engine import limits
 from engine.messages import (
+    NOT_APPLIED,
     UNKNOWN_HOME,
     Adjust,
     Answer,
@@ -93,12 +94,6 @@ _DONE: Final = frozenset({Status.OK, Status.REPLAYED})
 _PASSES: Final = frozenset({Status.NOT_DONE, Status.OVERLOADED, Status.MOVED})
 """Refusals of the moment: nothing was done, and soon it may be."""
 _UNAVAILABLE: Final = _PASSES | {Status.MEMORY_FULL, Status.SHARD_STOPPED}
-_NOT_APPLIED: Final = _UNAVAILABLE | {
-    Status.FORBIDDEN,
-    Status.TOO_MANY_REQUESTS,
-    Status.UNAUTHENTICATED,
-}
-"""What is said of one sending; of an earlier one, whose outcome is unknown, it proves nothing."""
 _T = TypeVar("_T", bound=Body)
 
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -445,7 +440,7 @@ class Client:
             for place, answer in zip(places, heard, strict=True):
                 if answer.status is Status.OUTCOME_UNKNOWN:
                     unsure.add(place)
-                if place in unsure and answer.status in _NOT_APPLIED:
+                if place in unsure and answer.status in NOT_APPLIED:
                     answer = Answer(Status.OUTCOME_UNKNOWN, answer.body)
                 answers[place] = answer
                 if answer.status in _PASSES or (

@@ -11,6 +11,7 @@ from actors.binary_server import Reply
 from actors.map_board import MapBoard
 from engine.messages import Answer, GetMap, GetStatistics, Request, Response, Statistics, Status
 from engine.scope import Scope
+from gateway.gathering import Gathering
 from gateway.router import Router
 
 
@@ -27,7 +28,9 @@ class Forwarder:
 
     def submit(self, request: Request, scope: Scope, reply: Reply) -> None:
         commands = request.commands
-        frame = _Frame(request.request_id, len(commands), reply)
+        frame = Gathering(
+            len(commands), lambda answers: reply(Response(request.request_id, answers))
+        )
         traces = None if request.traces is None else {each.index: each for each in request.traces}
         for index, command in enumerate(commands):
             if isinstance(command, GetStatistics):
@@ -38,21 +41,3 @@ class Forwarder:
                 trace = None if traces is None else traces.get(index)
                 put = partial(frame.put, index)
                 self._router.forward(command, request.deadline_ms, put, trace)
-
-
-class _Frame:
-    """The answers of one frame, until there is one for each command."""
-
-    __slots__ = ("_answers", "_missing", "_reply", "_request_id")
-
-    def __init__(self, request_id: int, commands: int, reply: Reply) -> None:
-        self._request_id = request_id
-        self._reply = reply
-        self._missing = commands
-        self._answers = [Answer(Status.OUTCOME_UNKNOWN)] * commands
-
-    def put(self, index: int, answer: Answer) -> None:
-        self._answers[index] = answer
-        self._missing -= 1
-        if self._missing == 0:
-            self._reply(Response(self._request_id, self._answers))

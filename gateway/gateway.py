@@ -34,10 +34,11 @@ from gateway.http_api import LOOPBACK_NAMES, Api
 from gateway.http_edge import HttpEdge
 from gateway.http_routes import RouteTable
 from gateway.http_table import OPERATIONS
-from gateway.metrics import Hosts, map_samples
+from gateway.metrics import Others, map_samples, router_samples
 from gateway.moves import move_operation
 from gateway.restarts import restart_operation
 from gateway.router import Router
+from gateway.siblings import Siblings, address_of
 from gateway.status import status_operation
 
 SCRAPE_MS: Final = 1_500
@@ -61,6 +62,7 @@ class GatewayProcess:
         self._usage = Usage(settings.data_path)
         self._router = Router(settings.shards, settings.control_token)
         board = MapBoard(settings.control_token, settings.shards)
+        self._siblings = Siblings(settings.run_dir, settings.control_token)
         self._member = GatewayMember(self._router, board, self._close)
         self._edge = HttpEdge(self._api(authenticate))
         self._server = BinaryServer(
@@ -69,6 +71,7 @@ class GatewayProcess:
             Forwarder(self._router, board, self._statistics),
             authenticate,
         )
+        await self._server.listen(address_of(settings.run_dir, self._name))
         address = await self._server.listen(self._bind(settings.binary_port), reuse_port=True)
         http = await self._edge.listen(self._bind(settings.port), reuse_port=True)
         _log.info("serves", name=self._name, http=http, binary=address)
@@ -93,7 +96,7 @@ class GatewayProcess:
             ),
             authenticate,
             lambda home: mint(home, time.time_ns() // 1_000_000, os.urandom(RANDOM_BYTES)),
-            self._host_statistics,
+            self._ask_others,
             names={*LOOPBACK_NAMES, settings.bind} if keyless else None,
             servers_down=self._servers_down,
             diary=Diary(settings.slow_seconds),
@@ -108,25 +111,43 @@ class GatewayProcess:
         return str(TcpAddress(self._settings.bind, port))
 
     def _statistics(self) -> Statistics:
-        """What this gateway counts; the router's numbers are part of the scrape."""
-        return Statistics([*self._edge.api.counters.samples(), *self._around()])
+        """What this gateway counts: its part of a scrape, whichever gateway is scraped."""
+        return Statistics(
+            [
+                *self._edge.api.counters.samples(),
+                *self._around(),
+                *router_samples(self._router.statistics()),
+            ]
+        )
 
     def _around(self) -> list[Sample]:
         return [
-            *map_samples(self._member.map),
+            *map_samples(self._member.map, self._member.heard_seconds),
             *self._usage.samples(),
             *served(self._server.statistics()),
         ]
 
-    async def _host_statistics(self) -> Hosts:
-        names = {member.address: member.name for member in self._member.map.members}
-        answers = await self._router.ask_hosts(GetStatistics, SCRAPE_MS)
-        found = [
+    async def _ask_others(self) -> Others:
+        members = self._member.map.members
+        siblings = [
+            each.name
+            for each in members
+            if each.kind is Kind.GATEWAY and each.alive and each.name != self._name
+        ]
+        answers, gateways = await asyncio.gather(
+            self._router.ask_hosts(GetStatistics, SCRAPE_MS),
+            self._siblings.ask(siblings, SCRAPE_MS / 1_000),
+        )
+        names = {each.address: each.name for each in members}
+        hosts = [
             (names.get(address, address), answer.body)
             for address, answer in answers.items()
             if isinstance(answer.body, Statistics)
         ]
-        return Hosts(found, len(answers) - len(found))
+        return Others(
+            hosts, len(answers) - len(hosts), [*gateways.items()], len(siblings) - len(gateways)
+        )
 
     async def _close(self) -> None:
         await asyncio.gather(self._edge.close(), self._server.close())
+        await self._siblings.close()

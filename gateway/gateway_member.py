@@ -2,6 +2,7 @@
 
     coordinator ──Map──►              who owns what: the router sends accordingly from now on,
                                       and who asks is told
+    coordinator ──Pulse──►            that it lives: operators are told since when it does not
     coordinator ◄──Beat──             which map is known here, and the newest records heard of
     coordinator ◄──Move, Restart──    what an operator wishes
     coordinator ──Stop──►             accepts nothing more, answers what it has, says Left
@@ -46,6 +47,7 @@ class GatewayMember:
         that."""
         self.map = Map(-1, router.shards, [], [], {})
         """The newest that was heard."""
+        self._heard_at = asyncio.get_running_loop().time()
         self._router = router
         self._board = board
         self._close = close
@@ -58,6 +60,11 @@ class GatewayMember:
         """Be a member of the coordinator at `control`, until that is gone for good."""
         self._control = ControlMember(control, join, self._beat, self._receive)
         await self._control.run()
+
+    @property
+    def heard_seconds(self) -> float:
+        """Since the coordinator said anything; from the beginning on, if it never has."""
+        return asyncio.get_running_loop().time() - self._heard_at
 
     async def move(self, shard: int, host: str) -> str | None:
         """Ask the coordinator. What is in the way, or None: it is under way."""
@@ -85,9 +92,15 @@ class GatewayMember:
 
     def _receive(self, message: FromCoordinator) -> None:
         assert self._control is not None, "whoever is heard is running"
+        self._heard_at = asyncio.get_running_loop().time()
         if isinstance(message, Map):
             self.map = message
-            known = message.version, message.owners(), message.failures.keys()
+            known = (
+                message.version,
+                message.owners(),
+                message.failures.keys(),
+                message.hosts(),
+            )
             self._router.update_map(*known)
             self._board.post(*known)
             self._control.notice()

@@ -28,7 +28,7 @@ from gateway.http_input import (
 )
 from gateway.http_pages import ReadinessProbe
 from gateway.http_routes import Operation, RouteTable
-from gateway.metrics import EdgeCounters, Hosts
+from gateway.metrics import EdgeCounters, Others
 from gateway.problems import TABLE, RefusedError
 from gateway.router import RouterStatistics
 
@@ -36,7 +36,7 @@ LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 Mint = Callable[[int], str]
 """The home of a reservation → an id for it that nobody else has."""
-HostStatistics = Callable[[], Awaitable[Hosts]]
+AskOthers = Callable[[], Awaitable[Others]]
 """The name of each host, and what it counts. Raises TimeoutError or OSError if one is silent."""
 
 
@@ -88,7 +88,7 @@ class Api:
         routes: RouteTable,
         authenticate: Authenticate,
         mint: Mint,
-        host_statistics: HostStatistics,
+        ask_others: AskOthers,
         *,
         names: Collection[str] | None = LOOPBACK_NAMES,
         servers_down: Callable[[], list[int]] = list,
@@ -105,7 +105,7 @@ class Api:
         self.shards = shards
         self.routes = routes
         self.mint = mint
-        self.host_statistics = host_statistics
+        self.ask_others = ask_others
         self.servers_down = servers_down
         self.diary = diary or Diary()
         self.readiness = ReadinessProbe(self)

@@ -106,6 +106,7 @@ class Connection(asyncio.Protocol):
         self.flow = FlowControl(self.transport)
         self._peer = name_peer(transport)
         self._quiet_since = monotonic()
+        self._draining = self.edge.is_closing
         tune(transport)
         if not self.edge.admit(self):
             self._refuse(problems.TOO_MANY_CONNECTIONS, unread=False)

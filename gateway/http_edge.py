@@ -11,7 +11,6 @@ application, which holds the pages and whatever routes it is given beside them.
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Sequence
 from typing import Final
@@ -22,7 +21,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from actors.address import BACKLOG, UnixAddress, address_of, bind, parse_address
+from actors.listener import Listener
 from engine import limits
 from gateway import problems
 from gateway.correlation import Correlation
@@ -54,40 +53,28 @@ class HttpEdge:
         self.tasks: set[asyncio.Task[None]] = set()
         """Pages that run."""
         self.uvicorn_log = logging.getLogger("uvicorn.error")
+        self.is_closing = False
+        """Whoever is admitted now had come before, and is told that we close."""
         self._connections_max = connections_max
         self._connections: set[Connection] = set()
-        self._listeners: list[asyncio.Server] = []
-        self._paths: list[str] = []
+        self._listeners: list[Listener] = []
         self._sweeper: asyncio.TimerHandle | None = None
         self._emptied: asyncio.Event | None = None
 
     async def listen(self, address: str, *, reuse_port: bool = False) -> str:
         """Serve `address` as well; the address that was bound. Raises OSError, ValueError."""
-        loop = asyncio.get_running_loop()
         if self._sweeper is None:
-            self._tick(loop)
-        bound = await bind(parse_address(address), reuse_port=reuse_port)
-        where = address_of(bound)
-        if isinstance(where, UnixAddress):
-            self._paths.append(where.path)
-            listener = await loop.create_unix_server(
-                lambda: Connection(self), sock=bound, backlog=BACKLOG
-            )
-        else:
-            listener = await loop.create_server(
-                lambda: Connection(self), sock=bound, backlog=BACKLOG
-            )
+            self._tick(asyncio.get_running_loop())
+        listener = await Listener.open(address, lambda: Connection(self), reuse_port=reuse_port)
         self._listeners.append(listener)
-        return str(where)
+        return listener.address
 
     async def close(self) -> None:
         """Accept nothing more, answer what has come, then leave nobody connected."""
-        for listener in self._listeners:
-            listener.close()
-        self._listeners.clear()
-        for path in self._paths:
-            os.unlink(path)
-        self._paths.clear()
+        self.is_closing = True
+        listeners, self._listeners = self._listeners, []
+        for listener in listeners:
+            await listener.close()
         self._emptied = asyncio.Event()
         for connection in list(self._connections):
             connection.shutdown()
@@ -178,6 +165,9 @@ async def _answer(api: Api, request: Request) -> Response:
         reply = await _serve(api, request, operation, subject)
     except ClientDisconnect:
         return Response(status_code=400)
+    except Exception:  # a bug, which is counted here, and answered and logged around us
+        api.counters.operations[operation.name].observe(500, time.monotonic() - since)
+        raise
     finally:
         api.counters.in_flight -= 1
     seconds = time.monotonic() - since

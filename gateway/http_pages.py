@@ -283,15 +283,15 @@ async def scrape(page: Page) -> Reply:
     _only_operators(page)
     api = page.api
     try:
-        hosts = await asyncio.wait_for(api.host_statistics(), SCRAPE_SECONDS)
+        others = await asyncio.wait_for(api.ask_others(), SCRAPE_SECONDS)
     except (TimeoutError, OSError):
-        hosts = metrics.Hosts([], max(1, api.router.statistics().links))
+        others = metrics.Others([], max(1, api.router.statistics().links))
     payload, media = metrics.render(
         page.request.headers.get("accept", ""),
         api.name,
         [*api.counters.samples(), *api.around()],
         api.router.statistics(),
-        hosts,
+        others,
     )
     return Reply(200, payload, media.encode())
 

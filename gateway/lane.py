@@ -28,14 +28,12 @@ import msgspec
 
 from engine import limits
 from engine.messages import (
+    BESIDE,
     Adjust,
     Answer,
-    Audit,
     Cancel,
     Command,
     Count,
-    GetStockAsOf,
-    ListMovements,
     MoveLines,
     Receive,
     Restock,
@@ -45,8 +43,6 @@ from engine.messages import (
 
 COMMAND_OVERHEAD_BYTES: Final = 64
 
-_BESIDE: Final = frozenset({Audit, GetStockAsOf, ListMovements})
-"""What a host answers beside its batches."""
 _NEEDS_KEY: Final = frozenset({Receive, Adjust, Count, Transfer, MoveLines})
 _NEEDS_KEY_WITH_LINES: Final = frozenset({Ship, Cancel, Restock})
 
@@ -194,7 +190,7 @@ class Lane:
         if not waiting or self.draining or now < self.resume_at:
             return None
         flight = Flight([], inf, 0.0)
-        if type(waiting[0].command) in _BESIDE:
+        if type(waiting[0].command) in BESIDE:
             flight.board(waiting.popleft())
             self.aside.append(flight)
             return flight
@@ -204,7 +200,7 @@ class Lane:
         while waiting and len(tickets) < limits.BATCH_COMMANDS_MAX:
             ticket = waiting[0]
             room -= len(ticket.encoded)
-            if tickets and (room < 0 or type(ticket.command) in _BESIDE):
+            if tickets and (room < 0 or type(ticket.command) in BESIDE):
                 break
             flight.board(waiting.popleft())
         self.flights.append(flight)

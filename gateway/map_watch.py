@@ -99,6 +99,6 @@ class MapWatch:
         for route in view.routes:
             self._routes[route.shard] = route.epoch, route.address
         owned = {shard: route for shard, route in self._routes.items() if route[1]}
-        self._router.update_map(view.version, owned, frozenset(view.stopped))
+        self._router.update_map(view.version, owned, frozenset(view.stopped), frozenset(view.alive))
         self.told.set()
         return True

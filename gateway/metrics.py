@@ -1,7 +1,7 @@
 """Metrics: plain integers while serving, Prometheus only when somebody scrapes.
 
 Counting a request costs two dictionary updates and a bisection; nothing is formatted, locked or
-summed until `render` is called, which asks the hosts for their counters as well. Names start with
+summed until `render` is called, with what hosts and other gateways count as well. Names start with
 `onhand_`, units are base units, totals end in `_total`; no label holds a SKU, an id or anything
 else that a caller can invent, so the number of series is bounded.
 
@@ -22,17 +22,21 @@ else that a caller can invent, so the number of series is bounded.
 | `onhand_map_shards{state}` | as the newest map says: served, waiting for an owner, stopped |
 | `onhand_map_members{kind,state}` | hosts and gateways that are alive, or silent |
 | `onhand_map_alarms` | shards in which the newest audit has found something |
+| `onhand_map_moves_given_up_total` | moves of shards that the coordinator has given up |
+| `onhand_map_heard_seconds` | since the coordinator, which speaks every second, was last heard |
 | `onhand_scrape_hosts_silent` | hosts whose counters could not be had for this scrape |
+| `onhand_scrape_gateways_silent` | the same of other gateways |
 
 All of that is labelled `gateway`: several gateways share a port, a scrape reaches one of them, and
-the totals of one must not be taken for another's. What a host samples (`actors.statistics`) appears
+that one asks the others (`gateway.siblings`), so that all of them are on every page, whichever has
+answered. What a host samples (`actors.statistics`) appears
 under the names it has there, labelled `host`, and what it says of the journal's servers
 (`onhand_journal_*`) also by the number of the `server`; what any process does (`actors.usage`: its
 CPU time, memory, start time, disk, binary protocol) under the one label or the other.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from math import inf
 from typing import Final, NamedTuple
 
@@ -50,6 +54,7 @@ BOUNDS_SECONDS: Final = (
     *(0.000_25, 0.000_5, 0.001, 0.002, 0.004, 0.008, 0.016),
     *(0.032, 0.064, 0.125, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0),
 )
+_BUG: Final = 500
 _NOW: Final = {"in_flight", "waiting", "links", "links_up", "map_version", "homes_remembered"}
 """Of a router's statistics, those that do not only grow."""
 HELP: Final = {
@@ -76,6 +81,8 @@ HELP: Final = {
     "map_shards": "Shards by what the newest map says of them.",
     "map_members": "Processes of the engine by what the newest map says of them.",
     "map_alarms": "Shards in which the newest audit has found something.",
+    "map_moves_given_up": "Moves of shards that the coordinator has given up.",
+    "map_heard_seconds": "Since the coordinator, which speaks every second, was last heard.",
     "process_cpu_seconds": "CPU time that the process has used.",
     "process_resident_bytes": "Memory that the process has.",
     "process_start_time_seconds": "When the program of the process began, since 1970.",
@@ -91,6 +98,7 @@ HELP: Final = {
     "binary_stalled": "Connections ended because the peer did not keep up.",
     "journal_silence_seconds": "Since the journal last proved the shard it proved longest ago.",
     "marks_failed": "Failed tries to write the marks.",
+    "clock_error_seconds": "How far the wall clock is ahead of a shard's, of the worst shard.",
     "recovery_seconds": "From the claim of a shard to its first batch.",
     "recovering_records": "Records and chunks that recoveries under way have read so far.",
     "owners_ended": "Ownerships of shards that have ended, by how.",
@@ -130,15 +138,18 @@ HELP: Final = {
     "audit_seconds": "What the newest audit of the shard took.",
     "audit_records": "Records that the newest audit of the shard has replayed.",
     "scrape_hosts_silent": "Hosts whose counters could not be had for this scrape.",
+    "scrape_gateways_silent": "Other gateways whose counters could not be had for this scrape.",
 }
 
 
-class Hosts(NamedTuple):
-    """What the hosts told for one scrape."""
+class Others(NamedTuple):
+    """What the hosts, and the other gateways, told for one scrape, each under its name."""
 
-    told: list[tuple[str, Statistics]]
-    silent: int = 0
+    hosts: list[tuple[str, Statistics]]
+    hosts_silent: int = 0
     """How many did not answer in time."""
+    gateways: Sequence[tuple[str, Statistics]] = ()
+    gateways_silent: int = 0
 
 
 class OperationCounters:
@@ -147,7 +158,7 @@ class OperationCounters:
     __slots__ = ("codes", "counts", "seconds")
 
     def __init__(self) -> None:
-        self.codes: dict[int, int] = {}
+        self.codes = {_BUG: 0}  # from 0 on: of a total that begins with 1, no increase has that one
         self.counts = [0] * (len(BOUNDS_SECONDS) + 1)
         self.seconds = 0.0
 
@@ -185,7 +196,7 @@ class EdgeCounters:
                 found.append(
                     Sample("onhand_http_requests_total", [*labels, ("code", str(code))], count)
                 )
-            if counters.codes:
+            if any(counters.counts):
                 latency = Histogram([*BOUNDS_SECONDS], [*counters.counts], counters.seconds)
                 found.append(Sample("onhand_http_request_duration_seconds", labels, latency))
         return found
@@ -196,12 +207,17 @@ def render(
     gateway: str,
     own: Iterable[Sample],
     router: RouterStatistics,
-    hosts: Hosts,
+    others: Others,
 ) -> tuple[bytes, str]:
     """The page, and its media type as `accept` prefers it; `own`: samples of this gateway."""
-    silent = Sample("onhand_scrape_hosts_silent", [], hosts.silent)
-    samples = [*_labelled(("gateway", gateway), [*own, silent, *_router_samples(router)])]
-    for host, statistics in hosts.told:
+    silent = [
+        Sample("onhand_scrape_hosts_silent", [], others.hosts_silent),
+        Sample("onhand_scrape_gateways_silent", [], others.gateways_silent),
+    ]
+    samples = [*_labelled(("gateway", gateway), [*own, *silent, *router_samples(router)])]
+    for name, statistics in others.gateways:
+        samples += _labelled(("gateway", name), statistics.samples)
+    for host, statistics in others.hosts:
         samples += _labelled(("host", host), statistics.samples)
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Scrape(samples))
@@ -214,8 +230,9 @@ def _labelled(label: tuple[str, str], samples: Iterable[Sample]) -> Iterator[Sam
         yield Sample(sample.name, [label, *sample.labels], sample.value)
 
 
-def map_samples(map_: Map) -> list[Sample]:
-    """What the coordinator's newest map says: the same at every gateway, but for its age."""
+def map_samples(map_: Map, heard_seconds: float) -> list[Sample]:
+    """What the coordinator's newest map says: the same at every gateway, but for its age; and since
+    when the coordinator has said nothing at all."""
     served, stopped = len(map_.routes), len(map_.failures.keys() - {r.shard for r in map_.routes})
     shards = {"served": served, "waiting": map_.shards - served - stopped, "stopped": stopped}
     return [
@@ -233,10 +250,13 @@ def map_samples(map_: Map) -> list[Sample]:
             for state, alive in (("alive", True), ("silent", False))
         ),
         Sample("onhand_map_alarms", [], len(map_.alarms)),
+        Sample("onhand_map_moves_given_up_total", [], map_.moves_given_up),
+        Sample("onhand_map_heard_seconds", [], heard_seconds),
     ]
 
 
-def _router_samples(statistics: RouterStatistics) -> Iterator[Sample]:
+def router_samples(statistics: RouterStatistics) -> Iterator[Sample]:
+    """What the router of one gateway counts."""
     for name, value in statistics._asdict().items():
         if name == "answers":
             for status in Status:  # from 0 on: of a total that begins with 7, no rate has those 7

@@ -25,7 +25,7 @@ Move = Callable[[int, str], Awaitable[str | None]]
 """Shard and host → what is in the way, or None: it is under way."""
 
 
-class MoveBody(Input):
+class Destination(Input):
     """Where to."""
 
     host: str
@@ -38,7 +38,7 @@ class MoveReport(Struct):
     host: str
 
 
-BODY = BodyDecoder(MoveBody)
+BODY = BodyDecoder(Destination)
 
 
 def move_operation(move: Move) -> Operation:
@@ -61,7 +61,7 @@ def move_operation(move: Move) -> Operation:
         summary="Move a shard to another host",
         command=Audit,
         body=BODY,
-        example=MoveBody("host-2"),
+        example=Destination("host-2"),
         answers={202: MoveReport(3, "host-2")},
         refusals=(problems.NOT_MOVABLE,),
         page=answer,

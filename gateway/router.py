@@ -39,6 +39,7 @@ import structlog
 from engine import limits
 from engine.codec import START, Position
 from engine.messages import (
+    NOT_APPLIED,
     UNKNOWN_HOME,
     Answer,
     Cancel,
@@ -95,17 +96,6 @@ _NOT_HERE: Final = frozenset({Status.UNKNOWN_RESERVATION, Status.SHARD_STOPPED})
 """What a wrong home may answer."""
 _COMES_BACK: Final = _STUCK | _NOT_HERE
 """Statuses that are perhaps not the last word."""
-_NOT_APPLIED: Final = frozenset(
-    {
-        Status.OVERLOADED,
-        Status.MEMORY_FULL,
-        Status.SHARD_STOPPED,
-        Status.FORBIDDEN,
-        Status.UNAUTHENTICATED,
-        Status.TOO_MANY_REQUESTS,
-    }
-)
-"""What a host says of one sending; of a command that was sent before it proves nothing."""
 _FRAME_ROOM: Final = limits.FRAME_BYTES_MAX - 64
 
 Reply = Callable[[Answer], None]
@@ -145,6 +135,12 @@ class Router:
         self._lanes = [Lane(shard) for shard in range(shards)]
         self._hosts: dict[str, Lane] = {}
         self._links: dict[str, Link] = {}
+        self._retired: dict[Link, asyncio.TimerHandle] = {}
+        """Those to hosts without shards, for the last answers; when they end."""
+        self._alive: Set[str] = frozenset()
+        """Addresses of hosts that may own something next."""
+        self._owners: set[str] = set()
+        """Addresses of those that own something."""
         self._homes = HomeMemory()
         self._loop = asyncio.get_running_loop()
         self._scheduled: list[Lane] = []
@@ -176,7 +172,7 @@ class Router:
     ) -> None:
         """submit(), for a command that was decoded from the wire, and so is known to be valid."""
         if trace is not None:
-            reply = self._follow(command, trace, reply)
+            reply = self._traced(command, trace, reply)
         if self._is_full_for(command):
             self._shed += 1
             self._answers[Status.OVERLOADED] += 1
@@ -219,12 +215,14 @@ class Router:
         version: int,
         shards: Mapping[int, tuple[int, str]],
         stopped: Set[int] = frozenset(),
+        alive: Set[str] = frozenset(),
     ) -> None:
         """Shard → (epoch, its owner's address); missing = no owner, and if it is among `stopped`,
-        none is to be expected. An older map is ignored."""
+        none is to be expected. `alive`: addresses of all hosts, owners or not, so that whoever
+        becomes one is connected by then. An older map is ignored."""
         if version <= self.map_version:
             return
-        self.map_version = version
+        self.map_version, self._alive = version, alive
         for shard, lane in enumerate(self._lanes):
             epoch, address = shards.get(shard, (lane.epoch, None))
             if epoch >= lane.epoch:
@@ -251,7 +249,7 @@ class Router:
         return RouterStatistics(
             in_flight=self._in_flight,
             waiting=sum(len(lane.waiting) for lane in lanes),
-            links_up=sum(link.up for link in self._links.values()),
+            links_up=sum(self._links[address].up for address in self._owners),
             map_version=self.map_version,
             answers={status: count for status, count in self._answers.items() if count},
             frames=self._frames,
@@ -260,7 +258,7 @@ class Router:
             searches=self._searches,
             shed=self._shed,
             homes_remembered=len(self._homes),
-            links=len(self._links),
+            links=len(self._owners),
         )
 
     async def close(self) -> None:
@@ -272,13 +270,18 @@ class Router:
             self._expire(lane, inf)
         while self._searching:
             self._give_up(self._searching.popitem()[0])
-        for link in list(self._links.values()):
-            await link.close()
+        for timer in self._retired.values():
+            timer.cancel()
+        links = [*self._links.values(), *self._retired]
         self._links.clear()
+        self._owners.clear()
+        self._retired.clear()
+        for link in links:
+            await link.close()
 
     # --- in and out --------------------------------------------------------------------------
 
-    def _follow(self, command: Command, trace: Trace, reply: Reply) -> Reply:
+    def _traced(self, command: Command, trace: Trace, reply: Reply) -> Reply:
         """Let the hosts know of `trace` whenever they are sent `command`, until it is answered."""
         self._traces[id(command)] = trace
 
@@ -418,17 +421,27 @@ class Router:
         self._schedule(lane)
 
     def _settle_links(self) -> None:
-        """One link and one lane for each host that owns anything; no others."""
-        wanted = {lane.address for lane in self._lanes if lane.address is not None}
-        for address in wanted - self._links.keys():
+        """One link and one lane for each host that owns anything, or may; no others."""
+        if self._closed:
+            return
+        self._owners = {lane.address for lane in self._lanes if lane.address is not None}
+        wanted = self._owners | self._alive
+        for address in sorted(wanted - self._links.keys()):
             self._links[address] = link = Link(address, self._key, self._on_link_change)
             self._hosts[address] = Lane(-1, address)
             link.start()
         for address in self._links.keys() - wanted:
-            self._loop.call_later(RETIRE_SECONDS, self._links.pop(address).stop)
+            self._retire(self._links.pop(address))
             lane = self._hosts.pop(address)
             lane.address = None
             self._expire(lane, inf)
+
+    def _retire(self, link: Link) -> None:
+        def stop() -> None:
+            del self._retired[link]
+            link.stop()
+
+        self._retired[link] = self._loop.call_later(RETIRE_SECONDS, stop)
 
     def _on_link_change(self, link: Link) -> None:
         if link.up:
@@ -473,7 +486,7 @@ class Router:
                 continue
             if type(answer.body) is ReservationView:
                 self._homes.learn(answer.body.reservation_id, answer.body.home)
-            if ticket.unsure and answer.status in _NOT_APPLIED:
+            if ticket.unsure and answer.status in NOT_APPLIED:
                 self._give_up(ticket)
             else:
                 self._finish(ticket, answer)
@@ -545,7 +558,7 @@ class Router:
         return home if home < self.shards else UNKNOWN_HOME
 
     def _search(self, ticket: Ticket) -> None:
-        """Ask every host who knows the reservation."""
+        """Ask every host that owns anything who knows the reservation."""
         command = ticket.command
         if self._closed:
             return  # close() has answered it
@@ -553,12 +566,12 @@ class Router:
         ticket.hinted = False
         self._searches += 1
         self._searching[ticket] = None
-        search = Search(len(self._hosts), partial(self._searched, ticket))
-        if not self._hosts:
+        search = Search(len(self._owners), partial(self._searched, ticket))
+        if not self._owners:
             self._searched(ticket, search)
             return
         deadline_ms = max(1, ceil((ticket.deadline - self._loop.time()) * 1_000))
-        for lane in list(self._hosts.values()):
+        for lane in [self._hosts[address] for address in sorted(self._owners)]:
             find = Find(command.reservation_id, command.scope)
             self._push(lane, self._ticket(find, deadline_ms, search.hear))
 

@@ -14,10 +14,11 @@ import asyncio
 import copy
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final, Protocol, cast
+from typing import Final, Protocol
 
 from engine import limits
 from engine.messages import Answer, Command, Detail, Status
+from gateway.gathering import Gathering
 from gateway.link import Link
 from gateway.map_watch import MapWatch
 from gateway.router import ABOUT_RESERVATION, Router
@@ -129,13 +130,14 @@ class Straight:
         assert self._router is not None, "it is open"
         if (refusal := self._entry.locked_out) is not None:
             return [refusal] * len(commands)
-        gathering = _Gathering(len(commands), self._loop)
+        all_: asyncio.Future[list[Answer]] = self._loop.create_future()
+        gathering = Gathering(len(commands), partial(_resolve, all_))
         remaining_ms = max(1, int((deadline - self._loop.time()) * 1_000))
         for index, command in enumerate(commands):
             if isinstance(command, ABOUT_RESERVATION):  # in which the router writes the home
                 command = copy.copy(command)
             self._router.forward(command, remaining_ms, partial(gathering.put, index))
-        answers = await gathering.all
+        answers = await all_
         if any(each.status is Status.NOT_DONE for each in answers) and not self._router.links():
             answers = [_LONELY if each.status is Status.NOT_DONE else each for each in answers]
         return answers
@@ -148,26 +150,14 @@ class Straight:
         await self._entry.close()
 
 
+def _resolve(future: asyncio.Future[list[Answer]], answers: list[Answer]) -> None:
+    if not future.done():  # whoever asked may have been cancelled
+        future.set_result(answers)
+
+
 def not_done(why: str) -> Answer:
     return Answer(Status.NOT_DONE, Detail(why[: limits.TEXT_CHARS_MAX]) if why else None)
 
 
 _UNKNOWN: Final = Answer(Status.OUTCOME_UNKNOWN)
 _LONELY: Final = not_done("no host can be reached from here")
-
-
-class _Gathering:
-    """The answers to some commands, until there is one for each."""
-
-    __slots__ = ("_answers", "_missing", "all")
-
-    def __init__(self, commands: int, loop: asyncio.AbstractEventLoop) -> None:
-        self._answers: list[Answer | None] = [None] * commands
-        self._missing = commands
-        self.all: asyncio.Future[list[Answer]] = loop.create_future()
-
-    def put(self, index: int, answer: Answer) -> None:
-        self._answers[index] = answer
-        self._missing -= 1
-        if not self._missing and not self.all.done():  # whoever asked may have been cancelled
-            self.all.set_result(cast(list[Answer], self._answers))

@@ -12,7 +12,9 @@ ON_BOTH = {
     "test_control.py",
     "test_http_connection.py",
     "test_link.py",
+    "test_listener.py",
     "test_router.py",
+    "test_router_links.py",
 }
 
 

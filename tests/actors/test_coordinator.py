@@ -391,6 +391,26 @@ async def test_a_shard_moves_when_its_next_host_is_near(world: World, tmp_path: 
     assert ["host-2"] == [each.host for each in one.got if isinstance(each, Release)]
 
 
+async def test_a_move_that_does_not_come_about_is_counted(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its next host has had its time; the shard stays where it is, and gateways hear of it."""
+    monkeypatch.setattr("actors.coordinator.MOVE_SECONDS", 0.0)
+    coordinator = await started(world, tmp_path, hosts=2)
+    [shard, *_] = world.puppets["host-1"].beat.owned
+    world.puppets["host-2"].is_far = True
+    gateway = world.puppets["gateway-1"]
+    assert {0} == {each.moves_given_up for each in gateway.got if isinstance(each, Map)}
+
+    assert coordinator.move(shard, "host-2") is None
+
+    await come(
+        coordinator,
+        lambda: 1 in [each.moves_given_up for each in gateway.got if isinstance(each, Map)],
+    )
+    assert "host-1" == owners(coordinator)[shard]
+
+
 async def test_a_move_to_a_host_that_dies_is_forgotten(world: World, tmp_path: Path) -> None:
     """The shard is served where it was, and may move elsewhere."""
     coordinator = await started(world, tmp_path, hosts=2)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from actors.claim import Floor
+from actors.clock import Clock
 from actors.host import HostStatus
 from actors.marks import read_mark
 from engine import limits
@@ -476,6 +477,24 @@ async def test_totals_outlive_owners(trial: Trial) -> None:
         assert 2 == await host.sample("onhand_journal_retries_total", server="0")
         assert 1 == await host.sample("onhand_owners_ended_total", phase="released")
         assert 0 == await host.sample("onhand_owners_ended_total", phase="fenced")
+
+
+async def test_a_wall_clock_that_is_set_is_told(trial: Trial) -> None:
+    """By how much it differs from the time of the shard that differs most."""
+    wall, monotonic = [1_800_000_000 * 10**9], [0]
+    host = Tenure(trial)
+    host.host._clock_from = lambda stamp: Clock(
+        stamp, wall=lambda: wall[0], monotonic=lambda: monotonic[0]
+    )
+    await host.own(0, 1)
+    assert 0 == await host.sample("onhand_clock_error_seconds")
+
+    wall[0] -= 60 * 10**9
+    monotonic[0] += 10**9
+    await host.ask(receive(1, SKUS[0]))
+
+    assert -61 == await host.sample("onhand_clock_error_seconds")
+    await host.host.stop()
 
 
 @timeless

@@ -36,16 +36,16 @@ class Caller:
 @pytest.fixture
 async def board() -> MapBoard:
     board = MapBoard("secret", 3)
-    board.post(7, {0: HERE, 2: THERE}, {1})
+    board.post(7, {0: HERE, 2: THERE}, {1}, {"c", "a"})
     return board
 
 
 async def test_who_knows_nothing_is_told_everything(board: MapBoard) -> None:
-    """Every shard, that nobody owns it, and which have stopped; and no secret."""
+    """Every shard, that nobody owns it, which have stopped, who lives; and no secret."""
     caller = Caller(board)
     caller.ask()
     routes = [RouteView(0, *HERE), RouteView(1, 0, ""), RouteView(2, *THERE)]
-    assert MapView(caller.run, 7, 3, routes, [1]) == caller.view
+    assert MapView(caller.run, 7, 3, routes, [1], ["a", "c"]) == caller.view
     assert caller.run
     assert "secret" not in caller.run
     assert (HERE, (0, "")) == (board.owner(0), board.owner(1))

@@ -37,7 +37,7 @@ from gateway.homes import home_in, mint
 from gateway.http_api import Api
 from gateway.http_edge import HttpEdge
 from gateway.http_table import route_table
-from gateway.metrics import Hosts
+from gateway.metrics import Others
 from gateway.router import RouterStatistics
 
 SHARDS = 4
@@ -166,9 +166,9 @@ class Keys:
         return self.anonymous if key is None else self.keys.get(key)
 
 
-async def host_statistics() -> Hosts:
+async def ask_others() -> Others:
     """One host, one sample."""
-    return Hosts([("host-1", Statistics([Sample("shard_queue_commands", [("shard", "0")], 3)]))])
+    return Others([("host-1", Statistics([Sample("shard_queue_commands", [("shard", "0")], 3)]))])
 
 
 def make_api(engine: LocalEngine, authenticate: Keys | None = None, **options: Any) -> Api:
@@ -180,7 +180,7 @@ def make_api(engine: LocalEngine, authenticate: Keys | None = None, **options: A
         route_table(),
         authenticate or Keys(),
         lambda home: mint(home, 0, next(count).to_bytes(8)),
-        options.pop("host_statistics", host_statistics),
+        options.pop("ask_others", ask_others),
         **options,
     )
 

@@ -1,6 +1,8 @@
 """Connections: order, bounds, time, and what is no HTTP; over raw sockets."""
 
 import asyncio
+import http.client
+import socket
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -456,6 +458,26 @@ async def test_a_request_that_crosses_the_end_is_answered(request_: bytes) -> No
         assert (200, "close") == (answered.status, answered.headers["connection"])
         assert b"" == await asyncio.wait_for(reader.read(), DEADLINE_SECONDS)
         await closing
+
+
+async def test_who_waits_in_the_backlog_is_answered() -> None:
+    """Peers that no process had seen when the server began to close get a full answer as well."""
+    engine = LocalEngine()
+    engine.receive("A", 100)
+    async with serving(engine) as server:
+        callers = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(100)]
+        for caller in callers:
+            caller.sendall(reserve())
+
+        await server.edge.close()
+
+    for caller in callers:
+        with caller:
+            caller.settimeout(DEADLINE_SECONDS)
+            answer = http.client.HTTPResponse(caller)
+            answer.begin()
+            assert (201, "close") == (answer.status, answer.headers["connection"])
+            assert b'"status":"reserved"' in answer.read()
 
 
 @pytest.mark.parametrize("host", [b"evil.example", b"localhost.evil.example", b"10.0.0.1", b""])

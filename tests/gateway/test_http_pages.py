@@ -17,7 +17,7 @@ from engine.messages import (
     SetChannel,
     Status,
 )
-from gateway.metrics import Hosts
+from gateway.metrics import Others
 from gateway.problems import TABLE
 from tests.gateway.http_engine import SHARDS, LocalEngine, Server, serving
 
@@ -429,10 +429,10 @@ async def test_metrics_are_served(server: Server) -> None:
 async def test_metrics_do_without_silent_hosts() -> None:
     """A scrape in an outage still shows the gateway."""
 
-    async def silent() -> Hosts:
+    async def silent() -> Others:
         raise TimeoutError
 
-    async with serving(host_statistics=silent) as server:
+    async with serving(ask_others=silent) as server:
         answered = await server.get("/metrics")
 
     assert b'onhand_scrape_hosts_silent{gateway="gateway-1"} 1.0' in answered.payload
@@ -446,6 +446,7 @@ async def test_a_bug_in_a_page_is_a_500(server: Server, caplog: pytest.LogCaptur
     assert (500, "internal") == (answered.status, answered.body["code"])
     assert "AssertionError" not in answered.payload.decode()
     assert "Exception in ASGI application" in caplog.text
+    assert {500: 1} == server.api.counters.operations["audit"].codes
     assert 200 == (await server.get("/healthz")).status
 
 

@@ -9,15 +9,15 @@ from gateway import metrics
 from gateway.metrics import (
     BOUNDS_SECONDS,
     EdgeCounters,
-    Hosts,
     OperationCounters,
+    Others,
     map_samples,
     render,
 )
 from gateway.router import RouterStatistics
 
 ROUTER = RouterStatistics(1, 2, 3, 4, {Status.OK: 5, Status.MOVED: 6}, 7, 8, 9, 10, 11, 12)
-NO_HOSTS = Hosts([])
+NO_OTHERS = Others([])
 MAP = Map(
     4,
     4,
@@ -28,17 +28,18 @@ MAP = Map(
     ],
     {2: "damaged"},
     {0: "drift"},
+    moves_given_up=3,
 )
 
 
-def page(accept: str = "", hosts: Hosts = NO_HOSTS) -> str:
+def page(accept: str = "", others: Others = NO_OTHERS) -> str:
     counters = EdgeCounters(["reserve", "commit"])
     counters.operations["reserve"].observe(201, 0.003)
     counters.operations["reserve"].observe(201, 0.001)
     counters.operations["reserve"].observe(409, 99.0)
     counters.connections = 2
-    own = [*counters.samples(), *map_samples(MAP)]
-    return render(accept, "gateway-1", own, ROUTER, hosts)[0].decode()
+    own = [*counters.samples(), *map_samples(MAP, 0.5)]
+    return render(accept, "gateway-1", own, ROUTER, others)[0].decode()
 
 
 def readings(text: str) -> dict[str, float]:
@@ -65,7 +66,8 @@ def test_requests_are_counted_by_operation_and_status() -> None:
         pytest.approx(99.004)
         == found["onhand_http_request_duration_seconds_sum{operation=reserve}"]
     )
-    assert not any("operation=commit" in name for name in found)
+    commits = {name: value for name, value in found.items() if "operation=commit" in name}
+    assert {"onhand_http_requests_total{code=500,operation=commit}": 0} == commits
 
 
 def test_buckets_are_cumulative_and_bounds_inclusive() -> None:
@@ -87,7 +89,7 @@ def test_what_the_router_and_the_hosts_count_is_shown() -> None:
         (name, Statistics([Sample("appends_total", [], 4), Sample("append_seconds", [], latency)]))
         for name in ("host-1", "host-2")
     ]
-    found = readings(page(hosts=Hosts(hosts)))
+    found = readings(page(others=Others(hosts)))
 
     assert 5 == found["onhand_router_answers_total{status=ok}"]
     assert 9 == found["onhand_router_resends_total{}"]
@@ -101,10 +103,20 @@ def test_what_the_router_and_the_hosts_count_is_shown() -> None:
 def test_silent_hosts_are_a_metric() -> None:
     """An alert can be raised on it, and the others are heard all the same."""
     told = [("host-1", Statistics([Sample("onhand_appends_total", [], 4)]))]
-    found = readings(page(hosts=Hosts(told, 2)))
+    found = readings(page(others=Others(told, 2)))
 
     assert 2 == found["onhand_scrape_hosts_silent{}"]
     assert 4 == found["onhand_appends_total{host=host-1}"]
+
+
+def test_every_gateway_is_on_the_page_of_each() -> None:
+    """Under its own name; and how many of the others were not heard."""
+    told = [("gateway-2", Statistics([Sample("onhand_http_connections", [], 9)]))]
+    text = page(others=Others([], 0, told, 1))
+
+    assert 'onhand_http_connections{gateway="gateway-1"} 2.0' in text
+    assert 'onhand_http_connections{gateway="gateway-2"} 9.0' in text
+    assert 'onhand_scrape_gateways_silent{gateway="gateway-1"} 1.0' in text
 
 
 def test_the_map_is_counted() -> None:
@@ -120,6 +132,8 @@ def test_the_map_is_counted() -> None:
         for state in ("alive", "silent")
     ]
     assert 1 == found["onhand_map_alarms{}"]
+    assert 3 == found["onhand_map_moves_given_up_total{}"]
+    assert 0.5 == found["onhand_map_heard_seconds{}"]
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,14 @@ def test_it_is_valid() -> None:
     validate(msgspec.json.decode(document(RouteTable(EVERY))))
 
 
+def test_what_it_refers_to_is_there() -> None:
+    """Each name is that of one schema; two of one name would be neither."""
+    text = document(RouteTable(EVERY)).decode()
+
+    names = set(re.findall(r'"#/components/schemas/([^"]+)"', text))
+    assert set() == names - DESCRIPTION["components"]["schemas"].keys()
+
+
 def test_every_operation_is_described_and_every_description_served() -> None:
     """The page and the table are the same list."""
     described = {

@@ -542,7 +542,7 @@ def _() -> list[Place]:
 
 @_mutant("once: a client forgets its doubt when it is refused")
 def _() -> list[Place]:
-    return [(client, "_NOT_APPLIED", frozenset({Status.NOT_DONE}))]
+    return [(client, "NOT_APPLIED", frozenset({Status.NOT_DONE}))]
 
 
 @_mutant("once: an extended hold expires at its old place in the queue")
