@@ -16,6 +16,7 @@ from cyclopts import App, CycloptsError
 
 from actors.keys import KeysError
 from gateway import (
+    command_line_audit,
     command_line_backup,
     command_line_bench,
     command_line_engine,
@@ -47,6 +48,7 @@ def make_app() -> App:
     command_line_server.register(app)
     command_line_backup.register(app)
     command_line_engine.register(app)
+    command_line_audit.register(app)
     command_line_history.register(app)
     command_line_bench.register(app)
     return app
