@@ -135,6 +135,23 @@ def test_ports_and_probes(objects: list[dict[str, Any]], compose: dict[str, Any]
     ]
 
 
+def test_all_machines_are_waited_for(
+    objects: list[dict[str, Any]], compose: dict[str, Any]
+) -> None:
+    """The head waits for as many as there will be: itself and the workers."""
+    head, worker = groups_of(objects)
+    (node,) = head["template"]["spec"]["containers"]
+    given = {each["name"]: each.get("value") for each in node["env"]}
+    services = compose["services"]
+    replicas = services["worker"]["deploy"]["replicas"]
+    cluster = (ROOT / "cluster.yaml").read_text(encoding="utf-8")
+    workers = yaml.safe_load(cluster)["provider"]["worker_ips"]
+
+    assert f"{1 + worker['replicas']}" == given["ONHAND_MACHINES"]
+    assert f"{1 + replicas}" == services["head"]["environment"]["ONHAND_MACHINES"]
+    assert f"--machines {1 + len(workers)} " in cluster
+
+
 def test_no_dashboard(objects: list[dict[str, Any]]) -> None:
     """Ray's dashboard does not run, and no port of it is named anywhere."""
     for group in groups_of(objects):
