@@ -21,6 +21,9 @@ else that a caller can invent, so the number of series is bounded.
 | `onhand_router_searches_total` `_shed_total` | lookups of a home; commands refused for load |
 | `onhand_map_shards{state}` | as the newest map says: served, waiting for an owner, stopped |
 | `onhand_map_members{kind,state}` | hosts and gateways that are alive, or silent |
+| `onhand_map_hosts{node}` | hosts that are alive, by machine |
+| `onhand_members_wanted{kind}` `onhand_machines_wanted` | what was asked for (`gateway.roster`) |
+| `onhand_backup_age_seconds` | since the newest backup, or the first start (`actors.last_backup`) |
 | `onhand_map_alarms` | shards in which the newest audit has found something |
 | `onhand_scrape_hosts_silent` | hosts whose counters could not be had for this scrape |
 
@@ -28,7 +31,8 @@ All of that is labelled `gateway`: several gateways share a port, a scrape reach
 the totals of one must not be taken for another's. What a host samples (`actors.statistics`) appears
 under the names it has there, labelled `host`, and what it says of the journal's servers
 (`onhand_journal_*`) also by the number of the `server`; what any process does (`actors.usage`: its
-CPU time, memory, start time, disk, binary protocol) under the one label or the other.
+CPU time, memory, start time, disk, binary protocol) and is (`actors.edition`: its version, its
+formats) under the one label or the other.
 """
 
 from bisect import bisect_left
@@ -75,6 +79,12 @@ HELP: Final = {
     "journal_up": "1 if this host can ask that server of the journal.",
     "map_shards": "Shards by what the newest map says of them.",
     "map_members": "Processes of the engine by what the newest map says of them.",
+    "map_hosts": "Hosts that are alive, by machine.",
+    "members_wanted": "Processes that were asked for.",
+    "machines_wanted": "Machines that were to be waited for.",
+    "backup_age_seconds": "Since the newest backup was begun, or, without any, the installation.",
+    "build_info": "The version of the program.",
+    "format_info": "Formats that the program writes, and up to which it reads.",
     "map_alarms": "Shards in which the newest audit has found something.",
     "process_cpu_seconds": "CPU time that the process has used.",
     "process_resident_bytes": "Memory that the process has.",
