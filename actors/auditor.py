@@ -21,8 +21,10 @@ whatever it is. Damage in what is stored does not touch what is in memory, which
 acknowledgement rests on; but a recovery would stop there, so a snapshot is taken of a memory whose
 sums are right, from which the next owner can start behind the damage. Of a memory that has drifted
 nobody here knows better what it ought to answer; it is the operator's to decide, and to move the
-shard is to recover it from the journal. An audit that cannot be completed says so, and why; that is
-no finding, and no clean bill either.
+shard is to recover it from the journal. So that this leads to the right values for as long as there
+is room, such a memory is not written down: snapshots and trims are held back (`Snapshotter.hold`)
+until an audit finds that memory and journal agree. An audit that cannot be completed says so, and
+why; that is no finding, and no clean bill either.
 """
 
 import asyncio
@@ -211,7 +213,12 @@ class Auditor:
         async with self._turns.quick(self._shard.number):
             pace = _Pace(self._turns)
             copy = await self._copy(self._quick, pace)
-            return None if copy is None else await self._sum_up(copy, pace.spend)
+            if copy is None:
+                return None
+            view = await self._sum_up(copy, pace.spend)
+            if view.drift:
+                self._snapshotter.hold()
+            return view
 
     async def _fully(self) -> AuditView | None:
         async with self._turns.full(self._shard.number):
@@ -222,14 +229,24 @@ class Auditor:
             if copy is None:
                 return None
             view = await self._sum_up(copy, pace.spend)
-            await self._retrace(copy, view, pace)
-            if view.damage and view.damage == view.drift:
-                self._snapshotter.renew()
-                self._poke()
+            wrong = view.drift + await self._retrace(copy, view, pace)
+            self._judge(view, wrong)
             now = self._loop.time()
             self._due_at = now + self._interval
             self._conclude(Last(view, now, now - began))
             return view
+
+    def _judge(self, view: AuditView, wrong: int) -> None:
+        """What memory is worth, of which so much was found `wrong`: whether it may be written down,
+        or even should be, because what is stored is wrong instead."""
+        if wrong:
+            self._snapshotter.hold()
+            return
+        if view.complete:
+            self._snapshotter.go_on()
+        if view.drift and (view.complete or view.drift == view.damage):
+            self._snapshotter.renew()
+            self._poke()
 
     async def _copy(self, desk: _Desk, pace: "_Pace") -> Copy | None:
         copy = self._snapshotter.copy(desk.begin, pace.spend)
@@ -251,8 +268,9 @@ class Auditor:
             view.findings.append("a state restored from this one has another digest")
         return view
 
-    async def _retrace(self, copy: Copy, view: AuditView, pace: "_Pace") -> None:
-        """Walk the journal, compare, and put it all into `view`."""
+    async def _retrace(self, copy: Copy, view: AuditView, pace: "_Pace") -> int:
+        """Walk the journal, compare, and put it all into `view`. In how much memory differs from
+        where the journal leads."""
         walk = Retrace(
             self._journal,
             self._shard.number,
@@ -269,6 +287,7 @@ class Auditor:
         finally:
             walk.shard.state.seal()
         view.replayed = walk.records
+        on_the_way = walk.drift.count
         if view.complete:
             await _compare(copy, walk, pace.spend)
             walk.checks += 1
@@ -279,6 +298,7 @@ class Auditor:
         view.drift += walk.damage.count + walk.drift.count
         view.findings += walk.damage.texts + walk.drift.texts
         del view.findings[limits.AUDIT_FINDINGS_MAX :]
+        return walk.drift.count - on_the_way
 
     def _conclude(self, last: Last) -> None:
         view, turns = last.view, self._turns

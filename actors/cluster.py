@@ -19,6 +19,10 @@ is of it, and a new one is bound to another machine. Should the old one be alive
 machine was cut off, or only its raylet has died), there are two of one name for a while; the
 coordinator sends the older one away, and the journal has fenced it long before.
 
+Hosts go where fewest are. None is taken from where it serves only because there is more room
+elsewhere: a machine that comes late, or again, gets hosts when they are restarted in order
+(`restart`), which costs nobody anything.
+
 Every call of Ray's is made on one thread that lives as long as Ray does: the kernel ends Ray's
 processes with the thread that started them. Start and stop with care, and only once at a time.
 """
@@ -34,10 +38,10 @@ import signal
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import ray
 import ray._private.parameter as ray_parameter
@@ -58,6 +62,8 @@ WATCH_SECONDS: Final = 0.5
 KNOCK_SECONDS: Final = 5.0
 START_SECONDS: Final = 180.0
 """For Ray to start a process, on a machine that it may not know to be dead."""
+ASK_SECONDS: Final = 60.0
+"""For a machine to answer a question: one that is as good as dead keeps nobody waiting."""
 COLLECTOR_THRESHOLDS: Final = (50_000, 20, 100)
 _SYSTEM_CONFIG: Final = {
     "worker_niceness": 0,  # Ray's default would give way to everything else on the machine
@@ -119,6 +125,24 @@ class ClusterError(Exception):
     """Ray does not do what it must; the message is one line for the operator."""
 
 
+class Told(NamedTuple):
+    """What a machine answers."""
+
+    node: str
+    """The machine, by Ray's id."""
+    address: str
+    answer: bytes | Exception
+
+
+class _Placed(NamedTuple):
+    """A process as it was placed."""
+
+    kind: Kind
+    actor: ActorHandle[Process]
+    node: str
+    """The machine that it is bound to, by Ray's id."""
+
+
 class Cluster:
     """Ray as the coordinator sees it (a `Launcher`)."""
 
@@ -130,16 +154,16 @@ class Cluster:
         self._programs = programs
         self._remember = remember
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ray")
-        self._actors: dict[str, ActorHandle[Process]] = {}
-        self._nodes: dict[str, str] = {}
-        """host → the machine that it is bound to, by Ray's id"""
+        self._placed: dict[str, _Placed] = {}
+        self.unfit: Set[str] = frozenset()
+        """Machines on which no host is placed, by Ray's id."""
         self._replacing: set[str] = set()
         self._roots: list[Identity] = []
         self.head: list[Identity] = []
         """Those of Ray's processes on this machine without which nothing goes on."""
         self._ours: set[Identity] = set()
         self._address: str | None = None
-        self._here = ""
+        self.here = ""
         """This machine, by Ray's id."""
         self._run_dir = Path()
         self.arguments = (b"", "")
@@ -166,8 +190,8 @@ class Cluster:
         """
         await self._start_process(kind, name)
 
-    async def _start_process(self, kind: Kind, name: str, avoid: str = "") -> None:
-        started = await self._call(lambda: self._place(kind, name, avoid))
+    async def _start_process(self, kind: Kind, name: str, node: str | None = None) -> None:
+        started = await self._call(lambda: self._place(kind, name, node))
         try:
             async with asyncio.timeout(START_SECONDS):
                 await asyncio.wrap_future(started)
@@ -178,18 +202,40 @@ class Cluster:
 
     async def kill(self, join: Join) -> None:
         """End that very process; its successor is started by Ray, or by us on another machine."""
-        node = self._nodes.get(join.name, self._here)
-        if node == self._here:
+        node = self._node_of(join.name)
+        if node == self.here:
             if send_signal(join.process, signal.SIGKILL):
                 _log.warning("killed", name=join.name, pid=join.process.pid)
         elif join.name not in self._replacing:
-            self._replacing.add(join.name)
-            try:
-                _log.warning("replaced", name=join.name, node=join.node)
-                await self._call(lambda: ray.kill(self._actors[join.name], no_restart=True))
-                await self._start_process(join.kind, join.name, avoid=node)
-            finally:
-                self._replacing.discard(join.name)
+            _log.warning("replaced", name=join.name, node=join.node)
+            await self._replace(join, await self._call(lambda: self._roomiest(join.name, node)))
+
+    async def restart(self, join: Join) -> None:
+        """That very process has ended in order, or does so now: have it started again where it was,
+        or where there is more room, and nobody will miss it meanwhile."""
+        if join.name in self._replacing:
+            return
+        node, target = self._node_of(join.name), self.here
+        if join.kind is Kind.HOST:
+            target = await self._call(lambda: self._roomiest(join.name, stay=node))
+        if target == node == self.here:
+            await self.kill(join)
+        else:
+            _log.info("restarted", name=join.name, elsewhere=target != node)
+            await self._replace(join, target)
+
+    async def _replace(self, join: Join, node: str) -> None:
+        """Give the actor up, whatever there is of it, for a new one on that machine."""
+        self._replacing.add(join.name)
+        try:
+            await self._call(lambda: ray.kill(self._placed[join.name].actor, no_restart=True))
+            await self._start_process(join.kind, join.name, node)
+        finally:
+            self._replacing.discard(join.name)
+
+    def _node_of(self, name: str) -> str:
+        placed = self._placed.get(name)
+        return self.here if placed is None else placed.node
 
     async def listen_address(self) -> str:
         """Where the coordinator should listen, for everybody in the cluster to find it."""
@@ -199,11 +245,19 @@ class Cluster:
 
     async def ask_everywhere(
         self, question: Callable[[bytes], bytes], argument: bytes
-    ) -> list[tuple[str, bytes | Exception]]:
-        """What `question`, which every machine must have under this name, answers on each of them,
-        beside the machine's address."""
+    ) -> list[Told]:
+        """What `question`, which every machine must have under this name, answers on each."""
         asked = await self._call(lambda: self._ask_everywhere(question, argument))
-        return [(address, await _settled(future)) for address, future in asked]
+        answers = await asyncio.gather(*(_settled(future) for _, _, future in asked))
+        return [
+            Told(node, address, answer)
+            for (node, address, _), answer in zip(asked, answers, strict=True)
+        ]
+
+    async def machines(self) -> list[str]:
+        """The addresses of those that Ray takes for alive, this one among them."""
+        nodes = await self._call(_alive_nodes)
+        return sorted({node["NodeManagerAddress"] for node in nodes})
 
     async def watch(self, started_anew: Callable[[], Any]) -> None:
         """Keep Ray itself alive; `started_anew` is awaited when it is a new one.
@@ -229,9 +283,7 @@ class Cluster:
         """A process of ours runs: it, and all of Ray's, are to be gone when we are."""
         if self._address is None:
             self.note_processes()
-        elif (
-            self._nodes.get(join.name, self._here) == self._here and join.process not in self._ours
-        ):
+        elif self._node_of(join.name) == self.here and join.process not in self._ours:
             self._ours.add(join.process)
             self._remember(join.process)
 
@@ -266,7 +318,7 @@ class Cluster:
                 self._start_head()
             else:
                 self._join(self._address)
-            self._here = ray.get_runtime_context().get_node_id()
+            self.here = ray.get_runtime_context().get_node_id()
         except (ConnectionError, OSError, RuntimeError, ValueError) as error:
             raise ClusterError(f"Ray does not start: {error}") from error
 
@@ -300,15 +352,15 @@ class Cluster:
 
     def _stop(self) -> None:
         if self._address is not None:
-            for actor in self._actors.values():
-                ray.kill(actor, no_restart=True)
-        self._actors.clear()
-        self._nodes.clear()
+            for placed in self._placed.values():
+                ray.kill(placed.actor, no_restart=True)
+        self._placed.clear()
         ray.shutdown()
 
-    def _place(self, kind: Kind, name: str, avoid: str) -> Future[Any]:
+    def _place(self, kind: Kind, name: str, node: str | None) -> Future[Any]:
         """Gateways are where their ports were promised, hosts where there are fewest."""
-        node = self._here if kind is Kind.GATEWAY else self._emptiest(name, avoid)
+        if node is None:
+            node = self.here if kind is Kind.GATEWAY else self._roomiest(name)
         actor = ray.remote(Process).options(
             num_cpus=0,
             max_restarts=-1,
@@ -318,30 +370,34 @@ class Cluster:
         settings, control = self.arguments
         handle = actor.remote(self._programs[kind], settings, name, control)
         assert isinstance(handle, ActorHandle), "nothing is bound lazily"
-        self._actors[name], self._nodes[name] = handle, node
+        self._placed[name] = _Placed(kind, handle, node)
         started: Future[Any] = handle.__ray_ready__.remote().future()
         return started
 
-    def _emptiest(self, name: str, avoid: str) -> str:
-        """The machine to which fewest other hosts are bound; of several, this one, then by address.
+    def _roomiest(self, name: str, avoid: str = "", stay: str = "") -> str:
+        """The machine for a host; `stay` on it if no other has more room.
 
         Ray's own ways of spreading look at what is free, and we ask for nothing: they put two of
         three hosts on one machine, and a soft binding may be ignored.
         """
-        nodes = [node for node in _nodes() if node["Alive"] and node["NodeID"] != avoid]
-        nodes.sort(key=lambda node: (node["NodeID"] != self._here, node["NodeManagerAddress"]))
-        bound = Counter(node for other, node in self._nodes.items() if other != name)
-        return min((node["NodeID"] for node in nodes), key=bound.__getitem__, default=self._here)
+        nodes = [node for node in _alive_nodes() if node["NodeID"] not in self.unfit | {avoid}]
+        nodes.sort(key=lambda node: (node["NodeID"] != self.here, node["NodeManagerAddress"]))
+        others = [
+            placed.node
+            for other, placed in self._placed.items()
+            if other != name and placed.kind is Kind.HOST
+        ]
+        return roomiest([node["NodeID"] for node in nodes] or [self.here], others, stay)
 
     def _ask_everywhere(
         self, question: Callable[[bytes], bytes], argument: bytes
-    ) -> list[tuple[str, Future[bytes]]]:
+    ) -> list[tuple[str, str, Future[bytes]]]:
         asked = []
-        for node in _nodes():
-            if node["Alive"]:
-                there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-                task = ray.remote(question).options(num_cpus=0, scheduling_strategy=there)
-                asked.append((node["NodeManagerAddress"], task.remote(argument).future()))
+        for node in _alive_nodes():
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            task = ray.remote(question).options(num_cpus=0, scheduling_strategy=there)
+            answer = task.remote(argument).future()
+            asked.append((node["NodeID"], node["NodeManagerAddress"], answer))
         return asked
 
     async def _end_ours(self) -> None:
@@ -382,16 +438,31 @@ def take_back_signals() -> None:
 
 async def _settled(future: Future[bytes]) -> bytes | Exception:
     """What came of a task."""
-    try:
-        return await asyncio.wrap_future(future)
-    except ray.exceptions.RayError as error:
+    answer = asyncio.wrap_future(future)
+    await asyncio.wait([answer], timeout=ASK_SECONDS)  # which does not cancel what is Ray's to set
+    if not answer.done():
+        return ClusterError(f"no answer within {ASK_SECONDS:.0f} s")
+    error = answer.exception()
+    if isinstance(error, ray.exceptions.RayError):
         return error
+    return answer.result()
 
 
-def _nodes() -> list[dict[str, Any]]:
-    """The machines of the cluster, dead ones too."""
+def roomiest(nodes: Sequence[str], hosts: Iterable[str], stay: str = "") -> str:
+    """The machine to which fewest `hosts` are bound, each named by its machine; of several, the one
+    to `stay` on, else the first.
+
+    The host that is to be placed is none of them. So whoever may stay does unless its machine has
+    two more than another, counting itself; with one more there would be nothing gained.
+    """
+    bound = Counter(hosts)
+    return min(nodes, key=lambda node: (bound[node], node != stay))
+
+
+def _alive_nodes() -> list[dict[str, Any]]:
+    """The machines of the cluster that Ray takes for alive."""
     found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call] # Ray's
-    return found
+    return [node for node in found if node["Alive"]]
 
 
 def _knock(address: str) -> None:

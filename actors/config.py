@@ -21,6 +21,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 PORT_DEFAULT: Final = 8080
 BINARY_PORT_DEFAULT: Final = 8081
 DATA_DIR_DEFAULT: Final = "onhand-data"
+MACHINES_MAX: Final = 256
 HOSTS_MAX: Final = 256
 GATEWAYS_MAX: Final = 64
 MAXMEMORY_BYTES_DEFAULT: Final = 2 << 30
@@ -45,6 +46,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     our own, in the data directory."""
     address: str | None = None
     """Of a Ray cluster that runs already; None = Ray on this machine only."""
+    machines: int = 1
+    """Of that cluster, which are waited for before hosts are placed: these stay where they are."""
     hosts: int = 2
     spares: int = 0
     """Hosts that own nothing, keep up with everything, and take over from one that dies."""
@@ -102,6 +105,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         self._check_servers()
         if self.address is not None and not self.redis:
             raise SettingsError("--address needs --redis, which every machine must reach")
+        if self.address is None and self.machines > 1:
+            raise SettingsError("--machines needs --address: they are those of a Ray cluster")
         try:
             ipaddress.ip_address(self.bind)
         except ValueError:
@@ -156,6 +161,7 @@ _DAY_US: Final = 86_400 * limits.SECOND_US
 _RANGES: Final = (
     ("port", 0, 65_535),
     ("binary_port", 0, 65_535),
+    ("machines", 1, MACHINES_MAX),
     ("hosts", 1, HOSTS_MAX),
     ("spares", 0, HOSTS_MAX),
     ("shards", 1, limits.SHARDS_MAX),

@@ -87,6 +87,10 @@ class Launcher(Protocol):
     async def kill(self, join: Join) -> None:
         """End that very process; it is started again if it was placed."""
 
+    async def restart(self, join: Join) -> None:
+        """That very process has ended in order, or does so now; it is to be started again, where
+        it was or where it is of more use."""
+
 
 class Coordinator:
     """Runs on the event loop of `onhand up`."""
@@ -289,7 +293,7 @@ class Coordinator:
             member.left = True
             self._changed.set()
             if member.join.name in self._restarting:
-                self._run(self._launcher.kill(member.join))
+                self._run(self._launcher.restart(member.join))
 
     def asked(self, channel: Channel, wish: Move | Restart) -> None:
         if isinstance(wish, Restart):

@@ -7,6 +7,7 @@
     marks/          the last acknowledged record of each shard, as the hosts knew it
     archive/        what was trimmed off the journal, and old snapshots
     keys.json       API keys, hashed
+    backed-up       when the newest backup was begun
     logs/           what every process had to say
 
 One engine at a time: the lock is the kernel's, so it ends with its holder, however that ends. What

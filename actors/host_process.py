@@ -24,6 +24,7 @@ from actors.binary_server import BinaryServer
 from actors.config import Settings
 from actors.control import Kind, ShardHead, introduce
 from actors.data_directory import DataDirectory
+from actors.edition import edition
 from actors.host import Host
 from actors.host_member import HostMember
 from actors.journal import CONNECTIONS_PER_HOST, RedisJournal
@@ -62,7 +63,7 @@ class HostProcess:
         marks, usage = Marks(directory.marks), Usage(settings.data_path)
 
         def around() -> list[Sample]:
-            return [*usage.samples(), *served(server.statistics())]
+            return [*edition(), *usage.samples(), *served(server.statistics())]
 
         host = Host(
             self._name,

@@ -30,7 +30,7 @@ from engine import limits
 from engine.codec import START, CorruptRecordError, decode_record
 from engine.messages import Genesis
 
-_FILE: Final = "installation.json"
+FILE: Final = "installation.json"
 
 
 class InstallationError(Exception):
@@ -49,7 +49,7 @@ class Installation(Struct, frozen=True):
 
 def read_installation(directory: Path) -> Installation | None:
     """What the directory says; None if it says nothing. Raises InstallationError."""
-    path = directory / _FILE
+    path = directory / FILE
     try:
         return msgspec.json.decode(path.read_bytes(), type=Installation)
     except FileNotFoundError:
@@ -180,7 +180,7 @@ def _cluster_id(first: Entry) -> str:
 
 def write_installation(directory: Path, installation: Installation) -> None:
     """Let the directory say it from now on."""
-    path = directory / _FILE
+    path = directory / FILE
     fresh = path.with_suffix(".new")
     with fresh.open("wb") as file:
         file.write(msgspec.json.encode(installation))

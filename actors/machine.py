@@ -2,12 +2,13 @@
 
     onhand up ──Needs──► examine(), on every machine of the Ray cluster ──Machine──► unfit()?
 
-What it guarantees: where an engine has come up over several machines, each of them had an engine
-that reads what the others write, reached the very servers that keep the journal (and not others at
-the same address: `localhost` is another on every machine; one of several that is down is waited for
-by its own shards, there as here), and could write into a data directory
-that is of no other installation. What is amiss is said in one line, with the machine's address,
-instead of by a host that ends and is started again for ever.
+What it guarantees: where an engine has come up over several machines, each that hosts were placed
+on had an engine that reads what the others write, reached the very servers that keep the journal
+(and not others at the same address: `localhost` is another on every machine; one of several that is
+down is waited for by its own shards, there as here), and could write into a data directory that is
+of no other installation. What is amiss is said in one line, with the machine's address, instead of
+by a host that ends and is started again for ever; that machine gets no host until it has joined Ray
+anew, or the engine is started again.
 
 An archive of its own keeps no machine away, since all is served without: `shares_archive` says who
 has one, by a file that is there for the moment of the question and that everybody ought to see.

@@ -31,6 +31,12 @@ until the archive has room. To trim nevertheless would let the shard live on at 
 of its history, which nothing could ever give back; to refuse costs sales, but only while an
 operator has not made room, which the log and `onhand_archive_errors_total` ask for from the first
 failure on, when the server is hardly more than half full.
+
+A memory of which an audit says that it is not what the journal leads to is not written down: with
+the next snapshot the wrong values would be what every later owner begins with, and with the one
+after it the records that lead to the right ones would be gone. So snapshots and trims are held back
+until an audit finds memory and journal agree, and no longer than until the server refuses new work
+for want of room: an operator has that long to move the shard.
 """
 
 import asyncio
@@ -127,6 +133,8 @@ class Snapshotter:
         self._not_before = 0.0
         self._events = 0
         self._wanted = False
+        self._held = False
+        """Nothing is snapshotted or trimmed: what is in memory may be wrong."""
         self._run_id = ""
         """Of the server process that took the chunks of `taken`."""
         self._may_relieve = True
@@ -198,6 +206,11 @@ class Snapshotter:
     def want(self, full: bool) -> bool:
         """Take a snapshot soon, because the journal's server is filling up, or is full. Whether it
         helps: this one, or the one after it, must free more than it costs to write."""
+        if self._held and not full:
+            return False
+        if self._held:
+            self._held = False
+            _log.error("snapshots_despite_drift", shard=self._shard.number)
         worth = max(limits.SNAPSHOT_AT_LEAST_BYTES, self._stored // 4)
         stale = full and self._loop.time() - self._begun_at > limits.SNAPSHOT_RENEW_SECONDS
         self._wanted = self._wanted or stale or self._bytes + self._trimmable >= worth
@@ -207,13 +220,27 @@ class Snapshotter:
         """Take a snapshot soon, because what is stored is damaged, and memory is not."""
         self._wanted = True
 
+    def hold(self) -> None:
+        """Write nothing of this memory down, and trim nothing: it may be wrong."""
+        if not self._held:
+            self._held = True
+            _log.warning("snapshots_held", shard=self._shard.number)
+
+    def go_on(self) -> None:
+        """It is right: as usual again."""
+        if self._held:
+            self._held = False
+            _log.info("snapshots_go_on", shard=self._shard.number)
+            self.tick()
+
     def announce(self) -> SnapshotBegun | SnapshotTaken | None:
         """The event to journal with this batch, if a snapshot is complete or due."""
         taken, self.taken = self.taken, None
         if taken is None:
             return self._begin()
         position = Position(taken.epoch, taken.sequence)
-        if self._run_id != self._journal.run_id:  # the server may have lost some of the chunks
+        # A server that is another one may have lost some of the chunks.
+        if self._held or self._run_id != self._journal.run_id:
             self._wanted = True
             self._start(self._delete(position, taken.chunks))
             return None
@@ -225,7 +252,7 @@ class Snapshotter:
             self._bytes >= limits.SNAPSHOT_AFTER_BYTES
             or self._events >= max(limits.SNAPSHOT_AFTER_EVENTS, self._shard.state.remembered)
         )
-        if not due or self._unsettled or self._task is not None:
+        if not due or self._held or self._unsettled or self._task is not None:
             return None
         if self._not_before > self._loop.time():
             return None
@@ -452,6 +479,8 @@ class Snapshotter:
         if not unsettled:
             return
         self._settle_at = self._loop.time() + limits.ARCHIVE_RETRY_SECONDS
+        if self._held:
+            return
         older = self._generations[-2]
         try:
             await self._forget_before(older)

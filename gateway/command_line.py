@@ -9,13 +9,14 @@ benchmark is loaded by nobody but `onhand bench`.
 
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
 from cyclopts import App, CycloptsError
 
+from actors.edition import installed_version
 from actors.keys import KeysError
 from gateway import (
+    command_line_audit,
     command_line_backup,
     command_line_bench,
     command_line_engine,
@@ -47,16 +48,10 @@ def make_app() -> App:
     command_line_server.register(app)
     command_line_backup.register(app)
     command_line_engine.register(app)
+    command_line_audit.register(app)
     command_line_history.register(app)
     command_line_bench.register(app)
     return app
-
-
-def installed_version() -> str:
-    try:
-        return version("onhand")
-    except PackageNotFoundError:
-        return "0 (a checkout that is not installed)"
 
 
 def run(arguments: Sequence[str]) -> int:

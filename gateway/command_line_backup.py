@@ -10,6 +10,8 @@ from cyclopts import App, Parameter
 
 from actors.config import DATA_DIR_DEFAULT, MAXMEMORY_BYTES_DEFAULT
 from actors.data_directory import DataDirectory
+from actors.edition import installed_version
+from actors.last_backup import note_backup
 from actors.log import only_warnings
 from gateway.command_line_engine import FailedError, say_json
 from gateway.command_line_server import Redis, memory_bytes, run_to_end
@@ -63,10 +65,10 @@ def backup(
     """
     from actors.backup import BackupError, back_up
     from actors.standing_journal import UnreachableJournalError, standing_journal
-    from gateway.command_line import installed_version
+
+    directory, began = DataDirectory(data_dir), time.time()
 
     async def make() -> "Manifest":
-        directory = DataDirectory(data_dir)
         async with standing_journal(directory, redis) as journal:
             return await back_up(
                 directory,
@@ -82,6 +84,10 @@ def backup(
             made = run_to_end(make())
     except (BackupError, UnreachableJournalError) as error:
         raise FailedError(str(error)) from error
+    try:
+        note_backup(directory, began)
+    except OSError as error:
+        print(f"the backup is whole, but {data_dir} cannot note it: {error}", file=sys.stderr)
     _say(made, to, "backed up to", json)
     return 0
 

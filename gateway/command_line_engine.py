@@ -383,51 +383,6 @@ def _show_reservation(body: dict[str, Any]) -> None:
 # --- the engine ------------------------------------------------------------------------------
 
 
-def audit(
-    *, quick: Annotated[bool, Parameter(negative=())] = False, engine: Engine = THE_ENGINE
-) -> int:
-    """Hold every shard against its reservations and against its journal.
-
-    Every counter is recomputed from the reservations; then the journal is replayed beside the
-    shard, every record proven, and what comes out is compared.
-
-    Exit status 1 if anything disagrees or is not replayed. For example:
-
-        onhand audit
-
-    Parameters
-    ----------
-    quick
-        Leave out the replay.
-    """
-    with Console(stderr=True).status("auditing every shard"):
-        reply = engine.client().post(f"/v1/audit?quick={str(quick).lower()}")
-    report = engine.say(reply, _show_audit)
-    for each in report["shards"]:
-        if each["skipped"]:
-            text = "shard {shard} was not replayed, because {skipped}".format(**each)
-            print(text, file=sys.stderr)
-    complete = quick or report["complete"]
-    return 0 if complete and not report["drift"] and not report["findings"] else 1
-
-
-_AUDIT_NUMBERS: Final = (
-    *("skus", "on_hand", "reserved", "allocated", "available", "shipped"),
-    *("drift", "damage", "replayed", "checks"),
-)
-
-
-def _show_audit(report: dict[str, Any]) -> None:
-    made = table("", "", numbers=("",))
-    for name in _AUDIT_NUMBERS:
-        made.add_row(name.replace("_", " "), f"{report[name]:,}")
-    for state, count in report["reservations"].items():
-        made.add_row(f"reservations {state}", f"{count:,}")
-    show(made)
-    for finding in report["findings"]:
-        print(finding, file=sys.stderr)
-
-
 def status(*, engine: Engine = THE_ENGINE) -> int:
     """Show the processes of the engine, and which shards each host has.
 
@@ -514,7 +469,6 @@ COMMANDS: Final[dict[str, Callable[..., int]]] = {
     "commit": commit,
     "release": release,
     "status": status,
-    "audit": audit,
     "move": move,
     "restart": restart,
 }

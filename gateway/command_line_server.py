@@ -118,6 +118,8 @@ class Shape:
         Processes that serve the two ports.
     address
         Of a Ray cluster that runs already.
+    machines
+        How many of that cluster to wait for, two minutes at most, before hosts are placed on them.
     """
 
     hosts: int = DEFAULTS.hosts
@@ -125,6 +127,7 @@ class Shape:
     shards: int = DEFAULTS.shards
     gateways: int = DEFAULTS.gateways
     address: str | None = None
+    machines: int = DEFAULTS.machines
 
 
 @Parameter(name="*")

@@ -21,7 +21,9 @@ from actors.binary_server import BinaryServer
 from actors.config import Settings
 from actors.control import Kind, introduce
 from actors.data_directory import DataDirectory
+from actors.edition import edition
 from actors.keys import Authenticator
+from actors.last_backup import backup_age
 from actors.log import set_up_logs
 from actors.map_board import MapBoard
 from actors.usage import Usage, served
@@ -37,6 +39,7 @@ from gateway.http_table import OPERATIONS
 from gateway.metrics import Others, map_samples, router_samples
 from gateway.moves import move_operation
 from gateway.restarts import restart_operation
+from gateway.roster import roster
 from gateway.router import Router
 from gateway.siblings import Siblings, address_of
 from gateway.status import status_operation
@@ -122,7 +125,10 @@ class GatewayProcess:
 
     def _around(self) -> list[Sample]:
         return [
+            *edition(),
             *map_samples(self._member.map, self._member.heard_seconds),
+            *roster(self._settings, self._member.map),
+            *backup_age(self._settings.data_path),
             *self._usage.samples(),
             *served(self._server.statistics()),
         ]

@@ -176,7 +176,7 @@ async def put_channel(page: Page) -> Reply:
 
 async def audit(page: Page) -> Reply:
     quick = parse_flag(page.query.get("quick", "false"), "quick")
-    answers = await page.api.router.ask_all(lambda shard: Audit(shard, quick), AUDIT_DEADLINE_MS)
+    answers = await _audits(page, quick)
     views = [_body(answer, AuditView, f"Shard {shard}") for shard, answer in answers.items()]
     report = AuditReport(0, 0, 0, 0, 0, 0, {}, {}, 0, [], [])
     for view in views:
@@ -203,6 +203,15 @@ async def audit(page: Page) -> Reply:
     report.complete = all(view.complete for view in views)
     del report.findings[FINDINGS_MAX:]
     return json_reply(report)
+
+
+async def _audits(page: Page, quick: bool) -> dict[int, Answer]:
+    """Of the shard that is asked for, or of all."""
+    router = page.api.router
+    if "shard" not in page.query:
+        return await router.ask_all(lambda shard: Audit(shard, quick), AUDIT_DEADLINE_MS)
+    shard = parse_number(page.query["shard"], "shard", 0, page.api.shards - 1)
+    return {shard: await router.ask(Audit(shard, quick), AUDIT_DEADLINE_MS)}
 
 
 def _body(answer: Answer, body: type[Any], whose: str = "") -> Any:

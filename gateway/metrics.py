@@ -21,6 +21,9 @@ else that a caller can invent, so the number of series is bounded.
 | `onhand_router_searches_total` `_shed_total` | lookups of a home; commands refused for load |
 | `onhand_map_shards{state}` | as the newest map says: served, waiting for an owner, stopped |
 | `onhand_map_members{kind,state}` | hosts and gateways that are alive, or silent |
+| `onhand_map_hosts{node}` | hosts that are alive, by machine |
+| `onhand_members_wanted{kind}` `onhand_machines_wanted` | what was asked for (`gateway.roster`) |
+| `onhand_backup_age_seconds` | since the newest backup, or the first start (`actors.last_backup`) |
 | `onhand_map_alarms` | shards in which the newest audit has found something |
 | `onhand_map_moves_given_up_total` | moves of shards that the coordinator has given up |
 | `onhand_map_heard_seconds` | since the coordinator, which speaks every second, was last heard |
@@ -32,7 +35,8 @@ that one asks the others (`gateway.siblings`), so that all of them are on every 
 answered. What a host samples (`actors.statistics`) appears
 under the names it has there, labelled `host`, and what it says of the journal's servers
 (`onhand_journal_*`) also by the number of the `server`; what any process does (`actors.usage`: its
-CPU time, memory, start time, disk, binary protocol) under the one label or the other.
+CPU time, memory, start time, disk, binary protocol) and is (`actors.edition`: its version, its
+formats) under the one label or the other.
 """
 
 from bisect import bisect_left
@@ -80,6 +84,12 @@ HELP: Final = {
     "journal_up": "1 if this host can ask that server of the journal.",
     "map_shards": "Shards by what the newest map says of them.",
     "map_members": "Processes of the engine by what the newest map says of them.",
+    "map_hosts": "Hosts that are alive, by machine.",
+    "members_wanted": "Processes that were asked for.",
+    "machines_wanted": "Machines that were to be waited for.",
+    "backup_age_seconds": "Since the newest backup was begun, or, without any, the installation.",
+    "build_info": "The version of the program.",
+    "format_info": "Formats that the program writes, and up to which it reads.",
     "map_alarms": "Shards in which the newest audit has found something.",
     "map_moves_given_up": "Moves of shards that the coordinator has given up.",
     "map_heard_seconds": "Since the coordinator, which speaks every second, was last heard.",

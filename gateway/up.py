@@ -8,6 +8,11 @@ What it guarantees: either the engine is ready, every shard owned (or known to h
 every gateway knowing by whom; or an UpError says in one line why not, and nothing is left running.
 The same holds at the end, whatever ended it.
 
+On several machines it waits for those that it was told of (`--machines`), because hosts stay where
+they were placed first; not for ever, and not for one that is unfit: what would be refused for a
+machine that is missing is everything, and it is said aloud which one it is. Only this machine must
+be fit.
+
 `running` is for whoever has an event loop already (tests, the demo); `up` adds the signals of a
 process in the foreground. Both belong on the main thread: the kernel ends the embedded server with
 the thread that started it.
@@ -17,7 +22,7 @@ import asyncio
 import secrets
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -25,7 +30,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import structlog
 
-from actors.cluster import Cluster, ClusterError, MakeProgram
+from actors.cluster import Cluster, ClusterError, MakeProgram, Told
 from actors.config import Settings
 from actors.control import Kind, Map
 from actors.coordinator import Coordinator
@@ -43,6 +48,10 @@ from gateway.gateway import GatewayProcess
 READY_SECONDS: Final = 60.0
 """Without progress; a long recovery may take as long as it needs."""
 JOURNAL_SECONDS: Final = 3.0
+MACHINES_SECONDS: Final = 120.0
+"""For all machines to be there, before the engine is started on those that are."""
+MACHINES_SAY_SECONDS: Final = 10.0
+MACHINES_LOOK_SECONDS: Final = 0.5
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 _OPERATORS_ERRORS: Final = (
@@ -163,7 +172,8 @@ async def _start(settings: Settings, programs: Programs, stack: AsyncExitStack) 
     stack.push_async_callback(cluster.stop)
     await cluster.start(settings.address, Path(settings.run_dir))
     if settings.address is not None:
-        await _check_machines(cluster, settings)
+        await wait_for_machines(cluster.machines, settings.machines)
+        cluster.unfit = await _unfit_machines(cluster, settings)
     coordinator = Coordinator(settings, cluster)
     coordinator.on_join = cluster.joined
     control = await coordinator.listen(await cluster.listen_address())
@@ -231,18 +241,50 @@ async def _find_installation(settings: Settings) -> Installation:
         return found
 
 
-async def _check_machines(cluster: Cluster, settings: Settings) -> None:
-    """Every machine has this engine, the journal's server and a directory. Raises UpError."""
+async def wait_for_machines(
+    there: Callable[[], Awaitable[list[str]]], wanted: int, seconds: float = MACHINES_SECONDS
+) -> None:
+    """Returns when as many are there, or when this was long enough; says meanwhile who is."""
+    now = asyncio.get_running_loop().time
+    until, say_at = now() + seconds, now()
+    while len(addresses := await there()) < wanted:
+        found = {"wanted": wanted, "there": addresses}
+        if now() >= until:
+            _log.error("machines_missing", **found)
+            return
+        if now() >= say_at:
+            _log.warning("waits_for_machines", **found, seconds_left=round(until - now()))
+            say_at += MACHINES_SAY_SECONDS
+        await asyncio.sleep(MACHINES_LOOK_SECONDS)
+
+
+async def _unfit_machines(cluster: Cluster, settings: Settings) -> set[str]:
+    """Those without this engine, the journal's server or a directory. Raises UpError if this is
+    one: the coordinator and the gateways are here."""
     needs = await Needs.of(settings)
     with witness(DataDirectory(settings.data_path).archive) as name:
         needs = msgspec.structs.replace(needs, witness=name)
-        answers = await cluster.ask_everywhere(examine, needs.encode())
-    for where, answer in answers:
-        if (problem := unfit(needs, answer)) is not None:
-            raise UpError(f"the machine at {where}: {problem}")
-    if apart := [where for where, answer in answers if not shares_archive(answer)]:
+        told = await cluster.ask_everywhere(examine, needs.encode())
+    return sort_out(needs, told, cluster.here)
+
+
+def sort_out(needs: Needs, told: Sequence[Told], here: str) -> set[str]:
+    """Which machines, by Ray's id, are to get no hosts, said aloud. Raises UpError if `here` is
+    one."""
+    found, fit = set[str](), []
+    for each in told:
+        problem = unfit(needs, each.answer)
+        if problem is None:
+            fit.append(each)
+        elif each.node == here:
+            raise UpError(f"the machine at {each.address}: {problem}")
+        else:
+            found.add(each.node)
+            _log.error("machine_unfit", address=each.address, problem=problem)
+    if apart := [each.address for each in fit if not shares_archive(each.answer)]:
         _log.warning("archive_not_shared", addresses=apart)
-    _log.info("machines", addresses=[where for where, _ in answers])
+    _log.info("machines", addresses=[each.address for each in fit])
+    return found
 
 
 async def _wait_until_ready(coordinator: Coordinator, directory: DataDirectory) -> None:

@@ -135,6 +135,48 @@ def test_ports_and_probes(objects: list[dict[str, Any]], compose: dict[str, Any]
     ]
 
 
+def test_all_machines_are_waited_for(
+    objects: list[dict[str, Any]], compose: dict[str, Any]
+) -> None:
+    """The head waits for as many as there will be: itself and the workers."""
+    head, worker = groups_of(objects)
+    (node,) = head["template"]["spec"]["containers"]
+    given = {each["name"]: each.get("value") for each in node["env"]}
+    services = compose["services"]
+    replicas = services["worker"]["deploy"]["replicas"]
+    cluster = (ROOT / "cluster.yaml").read_text(encoding="utf-8")
+    workers = yaml.safe_load(cluster)["provider"]["worker_ips"]
+
+    assert f"{1 + worker['replicas']}" == given["ONHAND_MACHINES"]
+    assert f"{1 + replicas}" == services["head"]["environment"]["ONHAND_MACHINES"]
+    assert f"--machines {1 + len(workers)} " in cluster
+
+
+def test_a_drained_node_takes_one_pod_at_a_time(objects: list[dict[str, Any]]) -> None:
+    """Workers go one by one; what there is one of goes when somebody means it. No pod is under two
+    budgets, which Kubernetes refuses to evict at all."""
+    budgets = {
+        each["metadata"]["name"]: each["spec"]
+        for each in objects
+        if each["kind"] == "PodDisruptionBudget"
+    }
+    kept = {name: spec["maxUnavailable"] for name, spec in budgets.items()}
+    labels = {
+        name: spec["selector"].get("matchLabels", {}).get("ray.io/node-type")
+        for name, spec in budgets.items()
+    }
+    [servers] = budgets["onhand-servers"]["selector"]["matchExpressions"]
+    sets = [each for each in objects if each["kind"] == "StatefulSet"]
+    components = [
+        each["spec"]["selector"]["matchLabels"]["app.kubernetes.io/component"] for each in sets
+    ]
+
+    assert {"onhand-hosts": 1, "onhand-head": 0, "onhand-servers": 0} == kept
+    assert {"onhand-hosts": "worker", "onhand-head": "head", "onhand-servers": None} == labels
+    assert sorted(components) == sorted(servers["values"])
+    assert {1} == {each["spec"]["replicas"] for each in sets}
+
+
 def test_no_dashboard(objects: list[dict[str, Any]]) -> None:
     """Ray's dashboard does not run, and no port of it is named anywhere."""
     for group in groups_of(objects):

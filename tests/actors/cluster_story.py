@@ -65,12 +65,14 @@ class Story:
         first = [await self._at(name) for name in names]
         self._found["raylets"] = len({raylet for _, raylet in first})
         answers = await self._cluster.ask_everywhere(where, b"x")
-        self._found["answers"] = [isinstance(each, bytes) for _, each in answers]
-        await self._lose_one(names, first)
+        self._found["answers"] = [isinstance(each.answer, bytes) for each in answers]
+        crowded = await self._lose_one(names, first)
+        await self._spread(crowded)
         await self._stop(names)
         return self._found
 
-    async def _lose_one(self, names: list[str], first: list[tuple[Identity, int]]) -> None:
+    async def _lose_one(self, names: list[str], first: list[tuple[Identity, int]]) -> str:
+        """The host that was there, and shares another's raylet now."""
         head = first[0][1]
         number = next(each for each, (_, raylet) in enumerate(first) if raylet != head)
         host, raylet = first[number]
@@ -80,6 +82,15 @@ class Story:
         await self._cluster.kill(Join("", Kind.HOST, names[number], host, "", ""))
         await until(lambda: self._read(names[number]) != first[number])
         self._found["elsewhere"] = self._read(names[number])[1] != raylet
+        return names[number]
+
+    async def _spread(self, crowded: str) -> None:
+        """A raylet that comes late gets it, when it is restarted in order."""
+        late = raylet_of(self._raylets.add_node(**NODE))
+        process, _ = self._read(crowded)
+        await self._cluster.restart(Join("", Kind.HOST, crowded, process, "", ""))
+        await until(lambda: self._read(crowded)[0] != process)
+        self._found["roomier"] = self._read(crowded)[1] == late
 
     async def _stop(self, names: list[str]) -> None:
         last = [self._read(name)[0] for name in names]

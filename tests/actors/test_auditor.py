@@ -348,6 +348,74 @@ async def test_no_snapshot_of_a_memory_that_drifts(trial: Trial) -> None:
     assert [] == [each for each in events if isinstance(each, SnapshotBegun)]
 
 
+@pytest.mark.parametrize("quick", [False, True])
+def test_no_snapshot_makes_drift_last(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch, quick: bool
+) -> None:
+    """However much is journaled, the next owner finds what leads to the right values."""
+
+    @timeless
+    async def run() -> None:
+        life = await trial.serve()
+        await trade(life)
+        kept = await snapshots(life, 2, monkeypatch)
+        flip("reserved")(life.owner.shard.state)
+        assert 0 < (await view(life, quick=quick)).drift
+        monkeypatch.setattr(limits, "SNAPSHOT_AFTER_EVENTS", 1)
+        await life.go_on(20)
+        await asyncio.sleep(10)
+        snapshotter = life.owner.snapshotter
+        assert snapshotter is not None
+        assert kept == snapshotter.generations
+
+        await life.crash()
+        found = await view(await trial.serve())
+        assert (0, True) == (found.drift, found.complete)
+
+    run()
+
+
+@timeless
+async def test_snapshots_after_a_clean_audit(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was held back goes on as soon as memory is what the journal leads to; an audit that
+    looks at memory alone does not say so."""
+    life = await trial.serve()
+    await trade(life)
+    flip("reserved")(life.owner.shard.state)
+    await view(life)
+    flip("reserved", -1)(life.owner.shard.state)
+    monkeypatch.setattr(limits, "SNAPSHOT_AFTER_EVENTS", 1)
+    assert 0 == (await view(life, quick=True)).drift
+    await life.go_on(4)
+    snapshotter = life.owner.snapshotter
+    assert snapshotter is not None
+    assert 0 == snapshotter.count
+
+    assert (0, True) == ((found := await view(life)).drift, found.complete)
+    await life.go_on(4)
+    assert 0 < snapshotter.count
+
+
+@timeless
+async def test_a_snapshot_that_is_wrong_is_followed_by_a_right_one(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory is what the records lead to; the snapshot is not, and the next owner would have begun
+    with it."""
+    life = await trial.serve()
+    await trade(life)
+    flip("on_hand")(life.owner.shard.state)
+    await snapshots(life, 1, monkeypatch)
+    flip("on_hand", -1)(life.owner.shard.state)
+    assert 1 == len((await view(life)).findings)
+    await life.go_on(64)
+    lived = life.owner.shard.digest()
+    await life.crash()
+
+    await trial.serve()
+    assert lived == trial.opened.digest
+
+
 async def rotten(
     trial: Trial, life: Life, monkeypatch: pytest.MonkeyPatch, generation: int, chunk: bytes | None
 ) -> tuple[Position, AuditView]:

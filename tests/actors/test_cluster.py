@@ -5,11 +5,13 @@ import json
 import os
 import sys
 from asyncio.subprocess import PIPE
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 
-from actors.cluster import Cluster, ClusterError
+from actors import cluster
+from actors.cluster import Cluster, ClusterError, roomiest
 
 pytestmark = [pytest.mark.ray]
 
@@ -25,13 +27,13 @@ SECONDS = 240
 )
 async def test_nobody_is_there(tmp_path: Path, address: str, said: str) -> None:
     """An address at which no cluster is, is said to be one, at once."""
-    cluster = Cluster({}, lambda process: None)
+    stranger = Cluster({}, lambda process: None)
 
     with pytest.raises(ClusterError) as caught:
-        await cluster.start(address, tmp_path)
+        await stranger.start(address, tmp_path)
 
     assert str(caught.value).startswith(said)
-    await cluster.stop()
+    await stranger.stop()
 
 
 async def test_three_raylets(tmp_path: Path) -> None:
@@ -50,4 +52,40 @@ async def test_three_raylets(tmp_path: Path) -> None:
 
     assert 0 == process.returncode, errors.decode()
     found = json.loads(said.splitlines()[-1])
-    assert {"raylets": 3, "answers": [True] * 3, "elsewhere": True, "left": 0} == found
+    assert {
+        "raylets": 3,
+        "answers": [True] * 3,
+        "elsewhere": True,
+        "roomier": True,
+        "left": 0,
+    } == found
+
+
+@pytest.mark.parametrize(
+    ("hosts", "stay", "where"),
+    [
+        ("", "", "a"),  # nobody is anywhere: the first, which is this one
+        ("a", "", "b"),
+        ("ab", "", "c"),
+        ("abc", "", "a"),
+        ("aab", "a", "c"),  # three of four are beside one another: two too many
+        ("a", "a", "b"),  # two against none
+        ("ab", "b", "c"),
+        ("abc", "b", "b"),  # two against one: nothing would be gained
+        ("ac", "b", "b"),  # alone
+        ("", "c", "c"),
+    ],
+)
+def test_where_there_is_most_room(hosts: str, stay: str, where: str) -> None:
+    """Fewest others decide; of as few it is where it was, or else the first."""
+    assert where == roomiest("abc", hosts, stay)
+
+
+async def test_a_machine_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is given up, and what it says later does no harm."""
+    monkeypatch.setattr(cluster, "ASK_SECONDS", 0.01)
+    future = Future[bytes]()
+    assert "no answer within" in str(await cluster._settled(future))
+
+    future.set_result(b"late")
+    assert b"late" == await cluster._settled(future)

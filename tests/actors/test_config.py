@@ -44,6 +44,7 @@ def test_bytes_carry_everything() -> None:
         ),
         ({"data_dir": ""}, "--data-dir is empty"),
         ({"address": "192.0.2.10:6379"}, "--address needs --redis"),
+        ({"machines": 2}, "--machines needs --address"),
         ({"maxmemory_bytes": 1}, "--maxmemory is 1;"),
         ({"finished_window_us": 1}, "--finished-window is 1;"),
         ({"keys_window_us": 10**6}, "windows must grow in this order: finished, keys, returns"),

@@ -121,6 +121,7 @@ class World:
         self.epochs: dict[int, int] = {}
         self.puppets: dict[str, Puppet] = {}
         self.killed: list[str] = []
+        self.restarted: list[str] = []
         self.marks: dict[str, list[ShardHead]] = {}
         """Of each host's machine."""
         self.pids = 0
@@ -132,6 +133,10 @@ class World:
 
     async def kill(self, join: Join) -> None:
         self.killed.append(join.name)
+        self.puppets[join.name].die()
+
+    async def restart(self, join: Join) -> None:
+        self.restarted.append(join.name)
         self.puppets[join.name].die()
 
 
@@ -621,6 +626,20 @@ async def test_who_does_not_end_in_order_is_ended(world: World, tmp_path: Path) 
 
     assert Leave() in world.puppets["host-1"].got
     assert Stop() in world.puppets["gateway-1"].got
+
+
+async def test_who_has_ended_in_order_is_started_again(world: World, tmp_path: Path) -> None:
+    """It is restarted, wherever that is best, and not killed, which would avoid its machine."""
+    coordinator = await started(world, tmp_path, hosts=2)
+    one = world.puppets["host-1"]
+    one.deaf = True  # it does not end on the spot, as who is killed would
+
+    assert coordinator.restart("host-1") is None
+    await come(coordinator, lambda: Leave() in one.got)
+    one.control.leave()
+
+    await come(coordinator, lambda: ["host-1"] == world.restarted)
+    assert [] == world.killed
 
 
 async def test_who_connects_again_follows_what_it_should(world: World, tmp_path: Path) -> None:

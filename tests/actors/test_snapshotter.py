@@ -154,6 +154,39 @@ async def test_a_full_server_gets_new_ones(trial: Trial) -> None:
 
 
 @timeless
+async def test_a_full_server_does_not_wait_for_an_audit(
+    trial: Trial, small_snapshots: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is held back is so while there is room; then selling comes first."""
+    monkeypatch.setattr(limits, "SNAPSHOT_AT_LEAST_BYTES", 100)
+    life = await trial.serve()
+    snapshotter(life).hold()
+    await life.go_on(20)
+    assert not snapshotter(life).want(full=False)
+    await life.go_on(1)
+    assert [] == begun(trial)
+
+    assert snapshotter(life).want(full=True)
+    await life.go_on(3)
+    assert [] != announced(trial)
+
+
+@timeless
+async def test_a_snapshot_under_way_is_not_announced(trial: Trial, small_snapshots: None) -> None:
+    """It was cut of a memory that may be wrong: no chunk of it stays, and nothing is trimmed."""
+    life = await trial.serve()
+    while not begun(trial):
+        await life.ask(receive(1))
+    entries = len(trial.store.entries())
+    snapshotter(life).hold()
+    await life.go_on(5)
+    await asyncio.sleep(10)
+
+    assert ([], set()) == (announced(trial), stored(trial))
+    assert entries + 5 == len(trial.store.entries())
+
+
+@timeless
 async def test_short_lives_take_snapshots_too(trial: Trial, small_snapshots: None) -> None:
     """What the owners before have left to be replayed counts, or it would grow for ever."""
     for _ in range(20):

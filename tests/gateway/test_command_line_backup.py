@@ -8,6 +8,7 @@ import pytest
 
 from actors.installation import Installation, write_installation
 from actors.journal import RedisJournal
+from actors.last_backup import NOTE
 from actors.standing_journal import embedded
 from engine.codec import GENESIS, START, Position, encode_record
 from engine.messages import Genesis
@@ -42,6 +43,7 @@ def test_there_and_back(data: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "" == errors
     assert printed.startswith("1 records of 1 shards, ")
     assert printed.endswith(f" MB, backed up to {target}\n")
+    assert (data / NOTE).is_file()
 
     assert 0 == run(["restore", str(target), "--data-dir", str(tmp_path / "new"), "--json"])
     said = json.loads(capsys.readouterr().out)

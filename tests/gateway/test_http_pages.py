@@ -352,6 +352,18 @@ async def test_an_audit_that_a_shard_does_not_answer_is_refused(server: Server) 
     assert answered.body["detail"].startswith("Shard 3: ")
 
 
+async def test_one_shard_is_audited_whatever_the_others_are(server: Server) -> None:
+    """Nobody else is asked; a shard that there is not is refused."""
+    server.engine.replaced = lambda command: (
+        Answer(Status.SHARD_STOPPED) if getattr(command, "shard", 0) == 3 else None
+    )
+    report = (await server.post("/v1/audit?shard=2&quick=true")).body
+
+    assert [2] == [each["shard"] for each in report["shards"]]
+    assert [Audit(2, True)] == server.engine.commands
+    assert 400 == (await server.post(f"/v1/audit?shard={SHARDS}")).status
+
+
 async def test_the_gateway_is_alive_whatever_the_engine_is(server: Server) -> None:
     """/healthz asks nobody."""
     server.engine.replaced = lambda command: Answer(Status.NOT_DONE)

@@ -66,6 +66,9 @@ class Nursery:
         if node.life == join.process.pid:
             node.kill()
 
+    async def restart(self, join: Join) -> None:
+        await self.kill(join)
+
     def look(self) -> None:
         """Whatever has ended is started again, some time later."""
         for name, node in self.placed.items():
