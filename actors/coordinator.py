@@ -30,7 +30,7 @@ loop was held up, it first forgives everybody the time that it did not listen.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
@@ -57,6 +57,7 @@ from actors.control import (
     ShardHead,
     Stop,
 )
+from actors.launcher import Launcher
 from actors.member import Member, Patience
 from actors.moves import Moves
 from actors.process import Identity
@@ -76,20 +77,6 @@ RETRY_SECONDS: Final = 1.0
 """A shard that a living host has lost is assigned anew after so long: two owners may be at it."""
 
 _log = structlog.get_logger(__name__)
-
-
-class Launcher(Protocol):
-    """Places and ends processes; Ray, in production."""
-
-    async def place(self, kind: Kind, name: str) -> None:
-        """Start a process that joins as `name`, and start it again whenever it ends."""
-
-    async def kill(self, join: Join) -> None:
-        """End that very process; it is started again if it was placed."""
-
-    async def restart(self, join: Join) -> None:
-        """That very process has ended in order, or does so now; it is to be started again, where
-        it was or where it is of more use."""
 
 
 class Coordinator:

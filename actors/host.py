@@ -59,7 +59,9 @@ from engine.messages import (
     GetReservation,
     GetStatistics,
     Homes,
+    ListReservations,
     ListShortfalls,
+    ListStock,
     MovedTo,
     MoveLines,
     Receive,
@@ -94,7 +96,14 @@ _WRITES: Final[frozenset[type[Command]]] = _NEW_WORK | {
 }
 """What is refused while there is hardly any left: all that callers can have journaled."""
 _NOTHING: Final[frozenset[type[Command]]] = frozenset()
-_BY_SHARD: Final = (SetChannel, GetChannel, ListShortfalls, Audit)
+_BY_SHARD: Final = (
+    SetChannel,
+    GetChannel,
+    ListShortfalls,
+    ListStock,
+    ListReservations,
+    Audit,
+)
 _BROKEN_MAX: Final = 5
 """How often a shard is recovered after a bug before it is given up."""
 _log = structlog.get_logger(__name__)

@@ -111,6 +111,21 @@ HISTORY_READ_ENTRIES: Final = 16
 HISTORY_DEADLINE_MS: Final = 30_000
 """What a gateway gives a question about the past."""
 
+# --- lists -----------------------------------------------------------------------------------
+
+LIST_ROWS_MAX: Final = 256
+"""Rows of one page of a shard, a millisecond or two of its batch…"""
+LISTING_WIDTH_MAX: Final = 1_024
+"""…which ends early once its rows have so many locations, lines and parts together…"""
+LISTING_LOOKED_MAX: Final = 1_024
+"""…or once so many entries were looked at, most of them to be left out."""
+LISTING_SORTED_MAX: Final = 8_192
+"""Ids that one page sorts before there are any rows, about; up to a 256th of all of them more."""
+LISTINGS_MAX: Final = 4
+"""Lists that a shard goes on with, of each kind; who else asks has it sorted anew, and so has…"""
+LISTING_US: Final = 60_000_000
+"""…who has not asked for so long."""
+
 # --- placement and memory --------------------------------------------------------------------
 
 SHARDS_MAX: Final = 4_096

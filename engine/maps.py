@@ -62,6 +62,10 @@ class BucketMap(Generic[V]):
         for bucket in self._buckets:
             yield from bucket.items()
 
+    def keys_of(self, number: int) -> list[str]:
+        """The keys in one of the `limits.BUCKETS` dicts."""
+        return list(self._buckets[number])
+
     def values(self) -> Iterator[V]:
         for bucket in self._buckets:
             yield from bucket.values()

@@ -28,6 +28,7 @@ Signed = Annotated[int, Meta(ge=-limits.QUANTITY_MAX, le=limits.QUANTITY_MAX)]
 TtlSeconds = Annotated[int, Meta(ge=1, le=limits.TTL_SECONDS_MAX)]
 Version = Annotated[int, Meta(ge=0, le=limits.COUNTER_MAX)]
 Home = Annotated[int, Meta(ge=-1, lt=limits.SHARDS_MAX)]
+ListLimit = Annotated[int, Meta(ge=1, le=limits.LIST_ROWS_MAX)]
 
 UNKNOWN_HOME: Final = -1
 
@@ -407,6 +408,25 @@ class GetMap(Message, tag=45):
     after: Annotated[int, Meta(ge=-1, le=limits.COUNTER_MAX)] = -1
 
 
+class ListStock(Message, tag=46):
+    """SKUs of a shard in the order of their ids, those after `after`."""
+
+    shard: Home
+    after: Id | None = None
+    limit: ListLimit = limits.LIST_ROWS_MAX
+
+
+class ListReservations(Message, tag=47):
+    """Reservations that live at a shard in the order of their ids, those after `after`; of `state`
+    only, if one is named."""
+
+    shard: Home
+    after: Id | None = None
+    limit: ListLimit = limits.LIST_ROWS_MAX
+    state: State | None = None
+    scope: Id | None = None
+
+
 Command = (
     Reserve
     | Commit
@@ -433,6 +453,8 @@ Command = (
     | GetStockAsOf
     | ListMovements
     | GetMap
+    | ListStock
+    | ListReservations
 )
 ReservationCommand = (
     Commit | Release | Extend | Ship | Cancel | Restock | MoveLines | GetReservation
@@ -956,6 +978,21 @@ class MapView(Message, tag=15):
     """Where all hosts are that live, owners or not."""
 
 
+class StockPage(Message, tag=16):
+    """The page may be empty and still not the last: `next` is the id after which to go on; None =
+    that was all."""
+
+    stock: list[StockView]
+    next: str | None
+
+
+class ReservationPage(Message, tag=17):
+    """As `StockPage`."""
+
+    reservations: list[ReservationView]
+    next: str | None
+
+
 class Detail(Message, tag=11):
     """Says in words what was wrong with the command."""
 
@@ -978,6 +1015,8 @@ Body = (
     | StockAsOf
     | LedgerPage
     | MapView
+    | StockPage
+    | ReservationPage
 )
 
 

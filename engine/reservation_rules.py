@@ -20,9 +20,9 @@ import msgspec
 from engine import limits
 from engine import reservation as holds
 from engine.batch import Batch, fingerprint, invalid, is_id
+from engine.listing import Listings
 from engine.messages import (
     Answer,
-    Body,
     Buried,
     Cancel,
     Cancelled,
@@ -37,11 +37,13 @@ from engine.messages import (
     Line,
     LineRequest,
     LinesMoved,
+    ListReservations,
     MoveLines,
     Part,
     Policy,
     Release,
     Released,
+    ReservationPage,
     ReservationView,
     Reserve,
     Reserved,
@@ -76,6 +78,7 @@ class ReservationRules:
     def __init__(self, batch: Batch) -> None:
         self._batch = batch
         self._state = batch.state
+        self._listings = Listings(self._state.reservations)
         self._plain: set[str] = set()
         """Channels that are known to have no policy; a cache, bounded."""
 
@@ -91,6 +94,7 @@ class ReservationRules:
             Restock: self._restock,
             MoveLines: self._move_lines,
             GetReservation: self._get_reservation,
+            ListReservations: self._list_reservations,
             Find: self._find,
         }
 
@@ -393,6 +397,22 @@ class ReservationRules:
             return _UNKNOWN
         return Answer(Status.OK, self._view(command.reservation_id, found))
 
+    def _list_reservations(self, command: ListReservations) -> Answer:
+        def show(name: str, _: bytes) -> ReservationView | None:
+            found = self._current(name)
+            if found is None or not self._is_listed(found, command):
+                return None
+            return self._view(name, found)
+
+        after, now = command.after or "", self._state.now
+        rows, following = self._listings.page(after, command.limit, now, show, _width)
+        return Answer(_OK, ReservationPage(rows, following))
+
+    def _is_listed(self, found: Reservation, command: ListReservations) -> bool:
+        if holds.is_tombstone(found) or command.scope not in (None, found.channel):
+            return False
+        return command.state in (None, found.state)
+
     def _find(self, command: Find) -> Answer:
         known = self.knows(command.reservation_id, command.scope)
         return Answer(Status.OK, Homes([self._batch.number] if known else [], [self._batch.number]))
@@ -448,7 +468,7 @@ class ReservationRules:
         assert found is not None
         return Answer(Status.OK, self._view(name, found))
 
-    def _view(self, name: str, found: Reservation) -> Body:
+    def _view(self, name: str, found: Reservation) -> ReservationView:
         return holds.view(name, found, self._batch.number, self._state.deadline(found))
 
 
@@ -475,3 +495,7 @@ def _returning(lines: list[Line], wanted: list[LineRequest] | None) -> list[Unit
             back = want.location or units.part.location
             result.append(UnitsMoved(units.line, units.part.location, units.quantity, back))
     return result
+
+
+def _width(view: ReservationView) -> int:
+    return 1 + sum(1 + len(line.locations) for line in view.lines)

@@ -15,6 +15,7 @@ from engine import channel as channels
 from engine import limits
 from engine.audit import audit
 from engine.batch import Batch, fingerprint, invalid
+from engine.listing import Listings
 from engine.messages import (
     Adjust,
     Adjusted,
@@ -29,6 +30,7 @@ from engine.messages import (
     GetChannel,
     GetStock,
     ListShortfalls,
+    ListStock,
     Movement,
     Receive,
     Received,
@@ -39,7 +41,9 @@ from engine.messages import (
     ShortfallPage,
     ShortLine,
     Status,
+    StockPage,
     StockSet,
+    StockView,
     Transfer,
     Transferred,
 )
@@ -55,6 +59,7 @@ class StockRules:
         self._batch = batch
         self._state = batch.state
         self._on_policy = on_policy
+        self._listings = Listings(self._state.skus)
 
     def handlers(self) -> dict[type[Any], Callable[[Any], Answer]]:
         """Command → the rule that decides it."""
@@ -69,6 +74,7 @@ class StockRules:
             SetChannel: self._set_channel,
             GetChannel: self._get_channel,
             ListShortfalls: self._list_shortfalls,
+            ListStock: self._list_stock,
             Audit: self._audit,
         }
 
@@ -266,8 +272,22 @@ class StockRules:
         page = [Shortfall(*spot, self._state.shortfalls[spot]) for spot in spots[: command.limit]]
         return Answer(Status.OK, ShortfallPage(page))
 
+    def _list_stock(self, command: ListStock) -> Answer:
+        rows, following = self._listings.page(
+            command.after or "",
+            command.limit,
+            self._state.now,
+            lambda _, each: each.view(),
+            _width,
+        )
+        return Answer(Status.OK, StockPage(rows, following))
+
     def _audit(self, command: Audit) -> Answer:
         return Answer(Status.OK, audit(self._state, self._batch.number))
+
+
+def _width(view: StockView) -> int:
+    return 1 + len(view.locations) + len(view.pools)
 
 
 def _content(command: Movement) -> tuple[object, ...]:

@@ -20,6 +20,7 @@ from gateway import (
     command_line_backup,
     command_line_bench,
     command_line_engine,
+    command_line_export,
     command_line_history,
     command_line_server,
 )
@@ -49,6 +50,7 @@ def make_app() -> App:
     command_line_backup.register(app)
     command_line_engine.register(app)
     command_line_audit.register(app)
+    command_line_export.register(app)
     command_line_history.register(app)
     command_line_bench.register(app)
     return app

@@ -142,7 +142,7 @@ def import_file(
     idempotency_key
         Names the file; rows are remembered together with it.
     """
-    form = format or _SUFFIXES.get(file.suffix.lower())
+    form = format or format_of(file)
     if form is None:
         raise UsageError(f"what is {file}? Say --format csv or --format ndjson")
     headers = {"Content-Type": _FORMATS[form]}
@@ -159,6 +159,11 @@ def import_file(
         raise FailedError(f"cannot read {file}: {error.strerror}") from error
     report = engine.say(reply, _show_import)
     return 1 if report["failed"] else 0
+
+
+def format_of(file: Path) -> str | None:
+    """What a file of this name holds: csv or ndjson, if it says so."""
+    return _SUFFIXES.get(file.suffix.lower())
 
 
 def _show_import(report: dict[str, Any]) -> None:

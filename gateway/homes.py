@@ -23,7 +23,9 @@ from engine.messages import (
     GetStock,
     GetStockAsOf,
     ListMovements,
+    ListReservations,
     ListShortfalls,
+    ListStock,
     Receive,
     Reserve,
     SetChannel,
@@ -47,7 +49,14 @@ _ABOUT_SKU: Final = (
     GetStockAsOf,
     ListMovements,
 )
-_ABOUT_SHARD: Final = (SetChannel, GetChannel, ListShortfalls, Audit)
+_ABOUT_SHARD: Final = (
+    SetChannel,
+    GetChannel,
+    ListShortfalls,
+    ListStock,
+    ListReservations,
+    Audit,
+)
 _VERSION: Final = 8
 _UUID_CHARS: Final = 36
 _HEX: Final = frozenset("0123456789abcdef")

@@ -7,7 +7,7 @@ or raises RefusedError.
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from msgspec.structs import replace
@@ -17,20 +17,16 @@ from engine import limits
 from engine.messages import (
     Answer,
     Audit,
-    AuditView,
     ChannelPolicy,
-    ChannelView,
-    Command,
     GetChannel,
-    ListShortfalls,
     SetChannel,
-    ShortfallPage,
     Status,
 )
 from gateway import metrics, openapi, problems
 from gateway.http_import import Import, rows_of
-from gateway.http_input import BodyDecoder, check_id, is_json, parse_flag, parse_number
-from gateway.http_movements import ask_each, move_stock
+from gateway.http_input import BodyDecoder, is_json, parse_flag, parse_number
+from gateway.http_lists import body_of
+from gateway.http_movements import move_stock
 from gateway.http_reports import (
     AuditReport,
     Health,
@@ -39,7 +35,7 @@ from gateway.http_reports import (
     ShardOwner,
     Shards,
 )
-from gateway.http_types import ChannelBody, Shortfall, Shortfalls, channel_of
+from gateway.http_types import ChannelBody, channel_of
 from gateway.problems import TABLE, RefusedError, Reply
 
 if TYPE_CHECKING:
@@ -53,10 +49,6 @@ AUDIT_DEADLINE_MS: Final = 60_000
 _SUMS: Final = ("skus", "on_hand", "reserved", "allocated", "available", "shipped", "drift")
 _SUMS_OF_REPLAY: Final = ("damage", "replayed", "checks")
 SCRAPE_SECONDS: Final = 2.0
-SHARDS_PER_PAGE_MAX: Final = 64
-"""Shards that one page of shortfalls asks at once."""
-SHORTFALLS_MAX: Final = 1_000
-SHORTFALLS_DEFAULT: Final = 100
 FINDINGS_MAX: Final = 100
 
 _ALIVE: Final = (Status.OK, Status.UNKNOWN_CHANNEL)
@@ -117,40 +109,6 @@ async def import_rows(page: Page) -> Reply:
     return json_reply(await job.run(reader, page.chunks()))
 
 
-async def shortfalls(page: Page) -> Reply:
-    """Shard by shard, in the order of SKUs within each; the cursor is the last row's place."""
-    limit = parse_number(
-        page.query.get("limit", str(SHORTFALLS_DEFAULT)), "limit", 1, SHORTFALLS_MAX
-    )
-    first, after = _cursor(page)
-    last = min(first + SHARDS_PER_PAGE_MAX, page.api.shards)
-    commands: list[Command] = [
-        ListShortfalls(shard, after if shard == first else None, limit)
-        for shard in range(first, last)
-    ]
-    answers = await ask_each(page.api, [page.api.narrow(each, page.scope) for each in commands])
-    found: list[Shortfall] = []
-    for shard, answer in enumerate(answers, first):
-        body = _body(answer, ShortfallPage)
-        for each in body.shortfalls:
-            found.append(Shortfall(each.sku, each.location, each.quantity))
-            if len(found) == limit:
-                return json_reply(Shortfalls(found, f"{shard}~{each.sku}~{each.location}"))
-    return json_reply(Shortfalls(found, f"{last}~~" if last < page.api.shards else None))
-
-
-def _cursor(page: Page) -> tuple[int, tuple[str, str] | None]:
-    text = page.query.get("cursor")
-    if text is None:
-        return 0, None
-    shard, _, rest = text.partition("~")
-    sku, _, location = rest.partition("~")
-    number = parse_number(shard, "cursor", 0, page.api.shards - 1)
-    if not sku:
-        return number, None
-    return number, (check_id(sku, "cursor"), check_id(location, "cursor"))
-
-
 # --- channels, audit -------------------------------------------------------------------------
 
 
@@ -165,10 +123,10 @@ async def put_channel(page: Page) -> Reply:
     answers = await page.api.router.ask_all(lambda shard: replace(wanted, shard=shard))
     failed = {shard: each for shard, each in answers.items() if TABLE[each.status].http >= 400}
     if not failed:
-        return json_reply(channel_of(_body(answers[0], ChannelView)))
+        return json_reply(channel_of(body_of(answers[0])))
     statuses = {each.status for each in failed.values()}
     if len(failed) == len(answers) and statuses == {Status.INVALID}:
-        _body(answers[0], ChannelView)
+        body_of(answers[0])
     shards = ", ".join(map(str, sorted(failed)))
     detail = f"Shards that did not take the policy: {shards[:200]}. Put the same policy again."
     raise RefusedError(TABLE[Status.OUTCOME_UNKNOWN], detail)
@@ -177,7 +135,7 @@ async def put_channel(page: Page) -> Reply:
 async def audit(page: Page) -> Reply:
     quick = parse_flag(page.query.get("quick", "false"), "quick")
     answers = await _audits(page, quick)
-    views = [_body(answer, AuditView, f"Shard {shard}") for shard, answer in answers.items()]
+    views = [body_of(answer, f"Shard {shard}") for shard, answer in answers.items()]
     report = AuditReport(0, 0, 0, 0, 0, 0, {}, {}, 0, [], [])
     for view in views:
         for name in (*_SUMS, *_SUMS_OF_REPLAY):
@@ -212,15 +170,6 @@ async def _audits(page: Page, quick: bool) -> dict[int, Answer]:
         return await router.ask_all(lambda shard: Audit(shard, quick), AUDIT_DEADLINE_MS)
     shard = parse_number(page.query["shard"], "shard", 0, page.api.shards - 1)
     return {shard: await router.ask(Audit(shard, quick), AUDIT_DEADLINE_MS)}
-
-
-def _body(answer: Answer, body: type[Any], whose: str = "") -> Any:
-    """The body of a successful answer. Raises RefusedError if it was refused."""
-    if TABLE[answer.status].http >= 400:
-        detail = problems.problem_of(answer).detail
-        raise RefusedError(TABLE[answer.status], f"{whose}: {detail}" if whose else detail)
-    assert isinstance(answer.body, body)
-    return answer.body
 
 
 # --- the engine itself -----------------------------------------------------------------------

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from engine import limits
 from engine.messages import (
+    STATE_NAMES,
     Audit,
     Cancel,
     Commit,
@@ -17,7 +18,9 @@ from engine.messages import (
     GetStatistics,
     GetStock,
     ListMovements,
+    ListReservations,
     ListShortfalls,
+    ListStock,
     MoveLines,
     Receive,
     Release,
@@ -30,6 +33,7 @@ from engine.messages import (
 )
 from gateway import http_calls as calls
 from gateway import http_history as history
+from gateway import http_lists as lists
 from gateway import http_pages as pages
 from gateway import problems
 from gateway.http_import import CSV, NDJSON
@@ -67,12 +71,14 @@ from gateway.http_types import (
     ReleaseBody,
     Reservation,
     ReservationLine,
+    Reservations,
     ReserveBody,
     ReserveLine,
     SetStockBody,
     Shortfall,
     Shortfalls,
     Stock,
+    Stocks,
     UnitsBody,
     Waterfall,
 )
@@ -119,6 +125,24 @@ _MOVEMENTS: Final = history.Movements(
     ],
     *("4-17-0", "4-17", None),
 )
+_LIST: Final = (
+    Parameter(
+        "limit",
+        {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": lists.ROWS_MAX,
+            "default": lists.ROWS_DEFAULT,
+        },
+        "How many to list at most.",
+    ),
+    Parameter("cursor", {"type": "string"}, "What `next` said, for what follows."),
+)
+_OF_LISTS: Final = (
+    "Shard by shard, in the order of ids within each. What is there when reading begins, and "
+    "stays, is listed once, as it stands when its page is made. A page may have fewer rows than "
+    "`limit`, or none, and not be the last: the list has ended once `next` is null."
+)
 _OF_THE_PAST: Final = (
     Status.HISTORY_NOT_KEPT,
     Status.NOT_YET,
@@ -136,6 +160,25 @@ _UNITS: Final = (
 )
 
 _OF_RESERVATIONS: Final = (
+    Operation(
+        name="listReservations",
+        method="GET",
+        path="/v1/reservations",
+        tag=RESERVATIONS,
+        summary="The reservations that are remembered",
+        description=_OF_LISTS + " A channel's key sees its own.",
+        command=ListReservations,
+        query=(
+            Parameter(
+                "status",
+                {"type": "string", "enum": list(STATE_NAMES.values())},
+                "Only those that are so now.",
+            ),
+            *_LIST,
+        ),
+        answers={200: Reservations([_reservation("reserved")], "3~cart-7")},
+        page=lists.reservations,
+    ),
     Operation(
         name="reserve",
         method="POST",
@@ -296,6 +339,18 @@ _OF_RESERVATIONS: Final = (
 
 _OF_STOCK: Final = (
     Operation(
+        name="listStock",
+        method="GET",
+        path="/v1/stock",
+        tag=STOCK,
+        summary="How every SKU stands",
+        description=_OF_LISTS,
+        command=ListStock,
+        query=_LIST,
+        answers={200: Stocks([_STOCK], "3~SKU-1")},
+        page=lists.stock,
+    ),
+    Operation(
         name="moveStock",
         method="POST",
         path="/v1/stock/movements",
@@ -446,21 +501,9 @@ _OF_STOCK: Final = (
         tag=STOCK,
         summary="Where more is promised than there is",
         command=ListShortfalls,
-        query=(
-            Parameter(
-                "limit",
-                {
-                    "type": "integer",
-                    "minimum": 1,
-                    "maximum": pages.SHORTFALLS_MAX,
-                    "default": pages.SHORTFALLS_DEFAULT,
-                },
-                "How many to list at most.",
-            ),
-            Parameter("cursor", {"type": "string"}, "What `next` said, for what follows."),
-        ),
+        query=_LIST,
         answers={200: Shortfalls([Shortfall("SKU-1", "berlin", 2)], "3~SKU-1~berlin")},
-        page=pages.shortfalls,
+        page=lists.shortfalls,
     ),
 )
 

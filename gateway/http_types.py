@@ -354,6 +354,18 @@ class Shortfalls(Output):
     """Send it back as ?cursor= for what follows; null = that was all."""
 
 
+class Stocks(Output):
+    stock: list[Stock]
+    next: str | None
+    """As of shortfalls."""
+
+
+class Reservations(Output):
+    reservations: list[Reservation]
+    next: str | None
+    """As of shortfalls."""
+
+
 # --- from the engine's views -----------------------------------------------------------------
 
 

@@ -28,7 +28,9 @@ from engine.messages import (
     GetChannel,
     GetReservation,
     GetStock,
+    ListReservations,
     ListShortfalls,
+    ListStock,
     Opened,
     Received,
     ReservationView,
@@ -225,6 +227,12 @@ class Comparison:
         for channel in CHANNELS:
             self.do(GetChannel(0, channel))
         self.do(ListShortfalls(0))
+        for after in (None, SKUS[0]):
+            self.do(ListStock(0, after))
+        for scope in (None, *CHANNELS):
+            for state in (None, *State):
+                self.do(ListReservations(0, NAMES[2], state=state, scope=scope))
+        self.do(ListReservations(0))
         assert before == self.shard.events, "looking changes nothing"
 
     def the_audit_finds_nothing(self) -> None:

@@ -68,12 +68,15 @@ from engine.messages import (
     LineMove,
     LineRequest,
     LineView,
+    ListReservations,
     ListShortfalls,
+    ListStock,
     MoveLines,
     Policy,
     Receive,
     Release,
     ReservationCommand,
+    ReservationPage,
     ReservationView,
     Reserve,
     Restock,
@@ -95,6 +98,7 @@ from tests.engine.model_stock import (
     StockModel,
     check_ids,
     content,
+    place_after,
 )
 
 
@@ -200,6 +204,18 @@ class Model(StockModel):
         held = reservation.state == State.RESERVED
         at = self.deadline(reservation) if held else reservation.expires_at
         return ReservationView(name, self.number, reservation.state, reservation.channel, at, lines)
+
+    def list_reservations(self, command: ListReservations) -> Answer:
+        later = [
+            name
+            for name, one in sorted(self.reservations.items())
+            if name > (command.after or "")
+            and one.request is not None
+            and command.scope in (None, one.channel)
+            and command.state in (None, one.state)
+        ]
+        rows = [self.view(name) for name in later[: command.limit]]
+        return Answer(Status.OK, ReservationPage(rows, place_after(later, command.limit)))
 
     # --- reserve -----------------------------------------------------------------------------
 
@@ -471,6 +487,10 @@ class Model(StockModel):
                 return self.get_channel(command)
             case ListShortfalls():
                 return self.list_shortfalls(command)
+            case ListStock():
+                return self.list_stock(command)
+            case ListReservations():
+                return self.list_reservations(command)
             case _:
                 assert isinstance(command, ReservationCommand)
                 return self.about_reservation(command)

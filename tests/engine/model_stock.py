@@ -23,6 +23,7 @@ from engine.messages import (
     GetChannel,
     GetStock,
     ListShortfalls,
+    ListStock,
     LocationView,
     Movement,
     MovementView,
@@ -35,6 +36,7 @@ from engine.messages import (
     ShortLine,
     State,
     Status,
+    StockPage,
     StockView,
     Transfer,
 )
@@ -366,3 +368,13 @@ class StockModel:
         after = command.after or ("", "")
         later = [short for short in self.shortfalls() if (short.sku, short.location) > after]
         return Answer(Status.OK, ShortfallPage(later[: command.limit]))
+
+    def list_stock(self, command: ListStock) -> Answer:
+        later = sorted(sku for sku in self.skus if sku > (command.after or ""))
+        rows = [self.stock_view(sku) for sku in later[: command.limit]]
+        return Answer(Status.OK, StockPage(rows, place_after(later, command.limit)))
+
+
+def place_after(names: list[str], limit: int) -> str | None:
+    """Where a page of so many of `names` ends: the last of them, unless there was room for more."""
+    return names[limit - 1] if len(names) >= limit else None

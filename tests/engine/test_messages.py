@@ -58,6 +58,8 @@ COMMANDS = {
     43: "GetStockAsOf",
     44: "ListMovements",
     45: "GetMap",
+    46: "ListStock",
+    47: "ListReservations",
 }
 EVENTS = {
     1: "Reserved",
@@ -101,6 +103,8 @@ BODIES = {
     13: "StockAsOf",
     14: "LedgerPage",
     15: "MapView",
+    16: "StockPage",
+    17: "ReservationPage",
 }
 STATUSES = {
     0: "OK",

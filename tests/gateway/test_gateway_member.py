@@ -24,6 +24,9 @@ class Nowhere:
     async def kill(self, join: Join) -> None:
         return
 
+    async def restart(self, join: Join) -> None:
+        return
+
 
 async def nothing() -> None:
     return

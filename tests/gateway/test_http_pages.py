@@ -1,4 +1,4 @@
-"""Pages over a socket: movements, channels, shortfalls, audit, and what operators look at."""
+"""Pages over a socket: movements, channels, audit, and what operators look at."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -260,42 +260,6 @@ async def test_a_channel_that_no_shard_takes_is_invalid(server: Server) -> None:
     answered = await server.put("/v1/channels/web", {})
 
     assert (400, "too many channels") == (answered.status, answered.body["detail"])
-
-
-async def _short(server: Server, count: int) -> set[str]:
-    """So many SKUs of which more is withheld than there is."""
-    names = {f"S{number}" for number in range(count)}
-    for name in names:
-        server.engine.receive(name, 1)
-        await server.put(f"/v1/stock/{name}", {"safety_stock": {"berlin": 3}})
-    return names
-
-
-@pytest.mark.parametrize("limit", [1, 3, 10, 1_000])
-async def test_shortfalls_are_listed_page_by_page(server: Server, limit: int) -> None:
-    """Each exactly once, over all shards."""
-    names = await _short(server, 10)
-    found, cursor = [], ""
-    while True:
-        answered = await server.get(f"/v1/shortfalls?limit={limit}{cursor}")
-        assert 200 == answered.status, answered.payload
-        assert limit >= len(answered.body["shortfalls"])
-        found += answered.body["shortfalls"]
-        if answered.body["next"] is None:
-            break
-        cursor = f"&cursor={answered.body['next']}"
-
-    assert sorted(names) == sorted(each["sku"] for each in found)
-    assert {("berlin", 2)} == {(each["location"], each["quantity"]) for each in found}
-
-
-@pytest.mark.parametrize(
-    "query",
-    ["limit=0", "limit=1001", "cursor=x", "cursor=9~a~b", "cursor=0~a b~c", "cursor=", "x=1"],
-)
-async def test_a_cursor_is_one_that_was_given(server: Server, query: str) -> None:
-    """Anything else is refused."""
-    assert 400 == (await server.get(f"/v1/shortfalls?{query}")).status
 
 
 async def test_an_audit_adds_up_all_shards(server: Server) -> None:
