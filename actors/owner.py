@@ -155,6 +155,8 @@ class Owner:
         self.progress = 0
         """Records and chunks read by the recovery so far."""
         self.epoch = 0
+        self.has_opened = False
+        """Whether all that is known to be acknowledged was there when it opened."""
         self.proven_at = 0.0
         """When, in the loop's time, the journal last acknowledged that the shard is ours."""
         self._ownership = ownership
@@ -345,6 +347,7 @@ class Owner:
         self.shard.replay(stamp, [event])
         await self.appender.append(stamp, [event])
         self._check_marks_again(found, self.appender)
+        self.has_opened = True
         self.proven_at = self._seen_at = self._loop.time()
         self._turn(Phase.LEAVING if self._stopping else Phase.SERVING)
         _log.info(
@@ -382,10 +385,11 @@ class Owner:
         has marked until it was fenced must be there as well."""
         appender.check_marked()
         mark = self._marks.read(self.number)
-        if mark is not None and found.last_position < mark.position < Position(self.epoch, 0):
+        if mark is None or mark.position >= Position(self.epoch, 0):
+            return
+        if not found.has(mark.position):
             raise RegressedError(
-                f"shard {self.number}: ends at {found.last_position}, {mark.position} was"
-                " acknowledged meanwhile"
+                f"shard {self.number}: {mark.position} was acknowledged meanwhile, and is not there"
             )
 
     def _make_shard(self) -> Shard:

@@ -76,6 +76,15 @@ class Recovered(NamedTuple):
     """Bytes of the records that were replayed."""
     begun: list[Position]
     """Snapshots that were begun after the one it was restored from: nobody needs their chunks."""
+    ends: dict[int, int]
+    """Of each epoch after that snapshot, the sequence of its last record."""
+
+    def has(self, position: Position) -> bool:
+        """Whether it rests on the record at `position`, which was acknowledged. To be beyond it is
+        not enough: a claim stands after all that was there, not after all that should have been."""
+        if self.generations and position <= self.generations[-1]:
+            return True
+        return position.sequence <= self.ends.get(position.epoch, -1)
 
 
 async def _read(
@@ -259,6 +268,7 @@ async def recover(
         replay.events,
         written,
         replay.begun,
+        replay.ends,
     )
 
 
@@ -339,6 +349,7 @@ class _Replay:
         self.checksum = 0
         self.records = self.events = 0
         self.begun: list[Position] = []
+        self.ends: dict[int, int] = {}
         self.done = False
         if reader is not None:
             cut, checksum = reader.position, reader.checksum
@@ -377,6 +388,7 @@ class _Replay:
             self._check(event, record)
         self._apply(record)
         self._before = record
+        self.ends[record.position.epoch] = record.position.sequence
         self.records += 1
         self.events += len(record.events)
         self._reach(record.position, record.checksum)
