@@ -510,7 +510,8 @@ class Host:
         self._ticker = self._loop.call_later(limits.TICK_SECONDS, self._tick)
 
     def _mark(self, owner: Owner) -> None:
-        if owner.appender is not None:
+        """Note how far it has come; but who was refused for what is missing hides no mark of it."""
+        if owner.has_opened and owner.appender is not None:
             self._marks.note(owner.number, owner.appender.position, owner.appender.checksum)
 
     async def _keep_marks(self) -> None:

@@ -111,6 +111,8 @@ class Owner:
         self.phase = Phase.CLAIMING
         self.reason = ""
         self.epoch = 0
+        self.has_opened = False
+        """Whether all that is known to be acknowledged was there when it opened."""
         self.proven_at = 0.0
         """When, in the loop's time, the journal last acknowledged that the shard is ours."""
         self._ownership = ownership
@@ -313,6 +315,7 @@ class Owner:
         self.shard.replay(stamp, [event])
         await self.appender.append(stamp, [event])
         self._check_marks_again(found, self.appender)
+        self.has_opened = True
         self.proven_at = self._seen_at = self._loop.time()
         self._tally.came_up(monotonic() - began)
         self._turn(Phase.LEAVING if self._stopping else Phase.SERVING)
@@ -351,10 +354,11 @@ class Owner:
         has marked until it was fenced must be there as well."""
         appender.check_marked()
         mark = self._marks.read(self.number)
-        if mark is not None and found.last_position < mark.position < Position(self.epoch, 0):
+        if mark is None or mark.position >= Position(self.epoch, 0):
+            return
+        if not found.has(mark.position):
             raise RegressedError(
-                f"shard {self.number}: ends at {found.last_position}, {mark.position} was"
-                " acknowledged meanwhile"
+                f"shard {self.number}: {mark.position} was acknowledged meanwhile, and is not there"
             )
 
     async def _serve(self) -> None:

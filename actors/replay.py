@@ -56,6 +56,15 @@ class Recovered(NamedTuple):
     """Snapshots that were begun after the newest: nobody needs their chunks."""
     handed_over_at: int
     """The stamp with which the owner before left in order; 0 = it did not."""
+    ends: dict[int, int]
+    """Of each epoch that was replayed, the sequence of its last record."""
+
+    def has(self, position: Position) -> bool:
+        """Whether it rests on the record at `position`, which was acknowledged. To be beyond it is
+        not enough: a claim stands after all that was there, not after all that should have been."""
+        if self.generations and position <= self.generations[-1]:
+            return True
+        return position.sequence <= self.ends.get(position.epoch, -1)
 
 
 class _Begun(NamedTuple):
@@ -102,6 +111,7 @@ class Replay:
         self._records = self._events = self._written = 0
         self._begun: list[_Begun] = []
         self._handed_over_at = 0
+        self._ends: dict[int, int] = {}
         if reader is not None:
             self.cut = self.position = reader.position
             self.checksum = reader.checksum
@@ -123,6 +133,7 @@ class Replay:
             self._check(event, record)
         yield from self._applying(record)
         self._before = record
+        self._ends[record.position.epoch] = record.position.sequence
         self._records += 1
         self._events += len(record.events)
         self._written += size
@@ -166,6 +177,7 @@ class Replay:
             self._written,
             [each.position for each in self._begun],
             self._handed_over_at,
+            self._ends,
         )
 
     def _link(self, record: Record) -> None:

@@ -53,7 +53,7 @@ from actors.journal import FullError, Journal
 from actors.pace import Spend
 from actors.patience import patiently
 from engine import limits
-from engine.codec import START, Position
+from engine.codec import START, Position, decode_record
 from engine.messages import SnapshotBegun, SnapshotTaken
 from engine.shard import Shard
 from engine.snapshot import (
@@ -498,6 +498,7 @@ class Snapshotter:
             run_id = self._journal.run_id
             try:
                 await self._look_at_newest(run_id)
+                await self._look_at_end(keep, run_id)
                 return await self._forget(keep, run_id)
             except _ChangedError:
                 continue
@@ -521,6 +522,17 @@ class Snapshotter:
                 self._appender.pointer = self._generations[-1] if self._generations else START
             _log.warning("snapshot_lost", shard=self._shard.number, position=str(newest))
             await self._delete(newest, chunks, run_id)
+        raise _NotWholeError
+
+    async def _look_at_end(self, keep: Position, run_id: str) -> None:
+        """Raise _NotWholeError unless the journal, as this server process has it, leads to `keep`
+        or a later snapshot. One that went back may have all chunks, but not the record that tells
+        of them: to who comes next it would begin with a gap. Raises _ChangedError as well."""
+        number = self._shard.number
+        newest = partial(self._journal.read, number, START, 1, newest=True)
+        for entry in await patiently(partial(self._ask_of, run_id, newest)):
+            if decode_record(entry.record, number, entry.position).snapshot >= keep:
+                return
         raise _NotWholeError
 
     async def _forget(self, keep: Position, run_id: str) -> int:

@@ -8,7 +8,7 @@ import pytest
 from actors.claim import Floor
 from actors.clock import Clock
 from actors.host import HostStatus
-from actors.marks import read_mark
+from actors.marks import Marks, read_mark
 from engine import limits
 from engine.codec import Position, checksum_of
 from engine.messages import (
@@ -423,6 +423,31 @@ async def test_a_mark_outlives_its_host(trial: Trial) -> None:
 
     assert "1-2 was acknowledged" in host.host.status().failed[0]
     await host.host.stop()
+
+
+@timeless
+async def test_who_was_refused_leaves_no_mark(trial: Trial) -> None:
+    """What was marked while a claim waited, and is missing, is missed by the next host as well: the
+    claim of the first is no newer mark."""
+    async with tenure(trial, 0) as host:
+        await host.ask(receive(1, SKUS[0]))
+    first = Tenure(trial)
+    first.journal.freeze()
+    first.host.assign(0, None)
+    await asyncio.sleep(0.5)
+    marks = Marks(trial.directory)
+    marks.note(0, Position(1, 9), 7)
+    await marks.write()
+    first.journal.thaw()
+    await eventually(lambda: bool(first.host.status().failed))
+    assert "1-9 was acknowledged" in first.host.status().failed[0]
+    await first.host.stop()
+
+    second = Tenure(trial)
+    second.host.assign(0, None)
+    await eventually(lambda: bool(second.host.status().failed))
+    assert "1-9 was acknowledged" in second.host.status().failed[0]
+    await second.host.stop()
 
 
 @timeless

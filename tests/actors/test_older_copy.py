@@ -139,6 +139,36 @@ async def test_one_is_announced_while_another_is_looked_at(
     assert trial.lived() == life.owner.shard.digest()
 
 
+@timeless
+async def test_chunks_without_the_record_that_tells_of_them(
+    trial: Trial, small_snapshots: None
+) -> None:
+    """All chunks of the newest snapshot are there, but nothing says so: the journal before it
+    stays, whatever the server lacks."""
+    journal = trial.journal()
+    life = await trial.serve(journal)
+    await until_announced(life, trial, 3)
+    copies: list[Copy] = []
+
+    def keep(name: str) -> None:
+        snapshotter = life.owner.snapshotter
+        assert snapshotter is not None
+        if name == "append" and snapshotter._acknowledged is not None:
+            copies.append(Copy(trial))
+
+    journal.before = keep
+    await until_announced(life, trial, 4)
+    journal.before = lambda name: None
+    copies[0].restore()
+    assert life.owner.snapshotter is not None
+    life.owner.snapshotter.relieve()
+    await asyncio.sleep(1)
+    await life.crash()
+    life = await trial.serve()
+
+    assert trial.lived() == life.owner.shard.digest()
+
+
 # --- who else knows --------------------------------------------------------------------------
 
 
@@ -225,5 +255,40 @@ async def test_what_was_acknowledged_while_a_claim_waited(trial: Trial) -> None:
     journal.thaw()
 
     assert Phase.FAILED is await life.ended()
-    assert f"ends at {ended}" in life.owner.reason
-    assert "was acknowledged meanwhile" in life.owner.reason
+    lost = f"{ended.epoch}-{ended.sequence + 3}"
+    assert f"{lost} was acknowledged meanwhile, and is not there" in life.owner.reason
+
+
+@timeless
+async def test_a_claim_is_no_proof_of_what_was_before_it(trial: Trial) -> None:
+    """Somebody else has claimed meanwhile, and not opened: what is missing before that claim is
+    missing still."""
+    await trial.live(1)
+    ended = trial.last.position
+    await trial.claim()
+    journal = trial.journal()
+    journal.freeze()
+    life = trial.begin(journal)
+    await asyncio.sleep(1)
+    await mark(trial, Position(ended.epoch, ended.sequence + 3))
+    journal.thaw()
+
+    assert Phase.FAILED is await life.ended()
+    assert "was acknowledged meanwhile, and is not there" in life.owner.reason
+
+
+@timeless
+async def test_marks_of_what_is_there(trial: Trial, small_snapshots: None) -> None:
+    """Marked meanwhile, before the newest snapshot or after it: the shard opens."""
+    for which in (1, -1):
+        life = await trial.serve()
+        await until_announced(life, trial, announced(trial) + 1)
+        await life.crash()
+        journal = trial.journal()
+        journal.freeze()
+        life = trial.begin(journal)
+        await asyncio.sleep(1)
+        await mark(trial, trial.store.positions()[which])
+        journal.thaw()
+        await life.ask(receive(1))
+        await life.crash()

@@ -120,6 +120,8 @@ class Replay:
         self._at = self.lineage.at(record)
         self.lineage.take(record)
         self._closed_by = self.lineage.closed_by(record)
+        if sequence and record.stamp <= self._stamp:  # a pass says no more than the record before
+            self._not_before = self._stamped_after
         self._stamp = max(self._stamp, record.stamp) if sequence else self._stamp
         if sequence == 0:
             self._overlook()
