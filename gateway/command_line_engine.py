@@ -299,9 +299,9 @@ def reserve(
 ) -> int:
     """Hold units for a time, before the order.
 
-    For example: two red T-shirts from wherever, and one cap from Berlin:
+    For example, two red T-shirts, from wherever they are:
 
-        onhand reserve tee-red=2 cap@berlin --ttl 900
+        onhand reserve tee-red=2 --ttl 900
 
     Parameters
     ----------

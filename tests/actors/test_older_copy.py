@@ -242,17 +242,23 @@ def test_what_is_marked_while_we_open(trial: Trial, later: int, phase: Phase) ->
     run()
 
 
+async def marked_while_claiming(trial: Trial, position: Position) -> Life:
+    """An owner whose claim waits for the server until somebody has marked `position`."""
+    journal = trial.journal()
+    journal.freeze()
+    life = trial.begin(journal)
+    await asyncio.sleep(1)
+    await mark(trial, position)
+    journal.thaw()
+    return life
+
+
 @timeless
 async def test_what_was_acknowledged_while_a_claim_waited(trial: Trial) -> None:
     """A claim that the server takes late is held against what the owner before marked till then."""
     await trial.live(1)
     ended = trial.last.position
-    journal = trial.journal()
-    journal.freeze()
-    life = trial.begin(journal)
-    await asyncio.sleep(1)
-    await mark(trial, Position(ended.epoch, ended.sequence + 3))
-    journal.thaw()
+    life = await marked_while_claiming(trial, Position(ended.epoch, ended.sequence + 3))
 
     assert Phase.FAILED is await life.ended()
     lost = f"{ended.epoch}-{ended.sequence + 3}"
@@ -266,12 +272,7 @@ async def test_a_claim_is_no_proof_of_what_was_before_it(trial: Trial) -> None:
     await trial.live(1)
     ended = trial.last.position
     await trial.claim()
-    journal = trial.journal()
-    journal.freeze()
-    life = trial.begin(journal)
-    await asyncio.sleep(1)
-    await mark(trial, Position(ended.epoch, ended.sequence + 3))
-    journal.thaw()
+    life = await marked_while_claiming(trial, Position(ended.epoch, ended.sequence + 3))
 
     assert Phase.FAILED is await life.ended()
     assert "was acknowledged meanwhile, and is not there" in life.owner.reason
@@ -284,11 +285,6 @@ async def test_marks_of_what_is_there(trial: Trial, small_snapshots: None) -> No
         life = await trial.serve()
         await until_announced(life, trial, announced(trial) + 1)
         await life.crash()
-        journal = trial.journal()
-        journal.freeze()
-        life = trial.begin(journal)
-        await asyncio.sleep(1)
-        await mark(trial, trial.store.positions()[which])
-        journal.thaw()
+        life = await marked_while_claiming(trial, trial.store.positions()[which])
         await life.ask(receive(1))
         await life.crash()

@@ -55,6 +55,9 @@ ABSENT: Final = None
 Stand = State | None
 PAGE = 256
 FINDINGS_MAX = 10
+AUDIT_DEADLINE_MS = 60_000
+"""A shard that remembers a hundred thousand reservations takes seconds to add up."""
+AUDIT_SECONDS = 240.0
 
 EFFECTS: Final[dict[type, tuple[Stand, State]]] = {
     Reserve: (ABSENT, State.RESERVED),
@@ -197,7 +200,12 @@ async def check(
 async def _audit(till: Till, shards: int, books: Books) -> dict[int, AuditView]:
     """Of every shard, behind everything that is still queued there."""
     found = {}
-    answers = await till.insist([Audit(shard, quick=True) for shard in range(shards)], frame=1)
+    answers = await till.insist(
+        [Audit(shard, quick=True) for shard in range(shards)],
+        seconds=AUDIT_SECONDS,
+        frame=1,
+        deadline_ms=AUDIT_DEADLINE_MS,
+    )
     for shard, answer in enumerate(answers):
         if isinstance(answer.body, AuditView):
             found[shard] = answer.body

@@ -67,7 +67,11 @@ class Till:
             self._link.forget(request_id)
 
     async def insist(
-        self, commands: Sequence[Command], seconds: float = 30, frame: int = 500
+        self,
+        commands: Sequence[Command],
+        seconds: float = 30,
+        frame: int = 500,
+        deadline_ms: int = DEADLINE_MS,
     ) -> list[Answer]:
         """An answer for each; what was not done is sent again. Commands must be repeatable."""
         answers: dict[int, Answer] = {}
@@ -78,7 +82,7 @@ class Till:
                     numbers = missing[start : start + frame]
                     if not self.up:
                         break
-                    response = await self.ask([commands[each] for each in numbers])
+                    response = await self.ask([commands[each] for each in numbers], deadline_ms)
                     if response is not None:
                         found = zip(numbers, response.answers, strict=True)
                         answers |= {n: each for n, each in found if each.status not in AGAIN}
