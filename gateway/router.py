@@ -570,10 +570,10 @@ class Router:
         if not self._owners:
             self._searched(ticket, search)
             return
-        deadline_ms = max(1, ceil((ticket.deadline - self._loop.time()) * 1_000))
+        half_ms = max(1, int((ticket.deadline - self._loop.time()) * 500))  # half is for what it finds
         for lane in [self._hosts[address] for address in sorted(self._owners)]:
             find = Find(command.reservation_id, command.scope)
-            self._push(lane, self._ticket(find, deadline_ms, search.hear))
+            self._push(lane, self._ticket(find, half_ms, search.hear))
 
     def _searched(self, ticket: Ticket, search: Search) -> None:
         """Every host has answered, or will not."""
@@ -613,7 +613,7 @@ class Router:
         """Send a command that was searched for to `home`, whose answer is the last word."""
         command = ticket.command
         assert isinstance(command, ABOUT_RESERVATION)
-        if self._closed or home >= self.shards:
+        if self._closed or home >= self.shards or self._loop.time() >= ticket.deadline:
             self._give_up(ticket)
             return
         command.home = home

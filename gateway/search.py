@@ -8,7 +8,8 @@
     hosts say that the key may not ask        → neither may it do what it has come for
 
 One hit counts even while another shard is silent: two homes need a caller who uses one id for two
-different requests, and one broken shard must not take the commits of all the others with it.
+different requests, and one broken shard must not take the commits of all the others with it. A host
+that is silent has half of the time that the caller has left; the other half is for the hit.
 """
 
 from collections.abc import Callable, Set

@@ -351,7 +351,7 @@ async def test_wrong_methods_and_paths_are_told_apart(server: Server) -> None:
     """405 with Allow where there is something, 404 where there is nothing."""
     for method, path, allow in (
         ("DELETE", "/v1/reservations/r", "GET, HEAD"),
-        ("GET", "/v1/reservations", "POST"),
+        ("DELETE", "/v1/reservations", "GET, HEAD, POST"),
         ("GET", "/v1/reservations/r/commit", "POST"),
         ("POST", "/v1/stock/A", "GET, HEAD, PUT"),
         ("PUT", "/healthz", "GET, HEAD"),

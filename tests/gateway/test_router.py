@@ -243,6 +243,16 @@ async def test_one_is_silent(router: Router, hosts: tuple[Host, Host]) -> None:
     assert State.COMMITTED is view(await router.ask(Commit("here"))).state
 
 
+async def test_one_is_silent_and_another_knows_it(
+    router: Router, hosts: tuple[Host, Host]
+) -> None:
+    """Whatever one host keeps to itself, there is time left for what another knows."""
+    hosts[0].store.execute(1, reserve("here", sku_at(1)))
+    hosts[1].frozen = True
+    assert State.COMMITTED is view(await router.ask(Commit("here"), 1_000)).state
+    assert hosts[0].deadlines_ms[-1] > 200
+
+
 async def test_a_search_outlives_a_change_of_owners(
     router: Router, hosts: tuple[Host, Host]
 ) -> None:
