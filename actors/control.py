@@ -44,6 +44,8 @@ BEAT_SECONDS: Final = 0.25
 GONE_SECONDS: Final = 5.0
 """A coordinator that has not come back by then never will."""
 RETRY_SECONDS: Final = 0.1
+DIAL_SECONDS: Final = 1.0
+"""What a connection may take. Behind a cut the kernel tries for two minutes, and ever more rarely."""
 JOIN_SECONDS: Final = 5.0
 MEMBERS_MAX: Final = 1_024
 
@@ -395,8 +397,11 @@ class ControlMember:
         gone_at = loop.time() + self._gone_seconds
         while loop.time() < gone_at:
             try:
-                channel = await dial(self._address, lambda: Channel(self._received, self._ended))
-            except OSError:
+                async with asyncio.timeout(min(DIAL_SECONDS, self._gone_seconds)):
+                    channel = await dial(
+                        self._address, lambda: Channel(self._received, self._ended)
+                    )
+            except OSError:  # a timeout is one
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
             if await self._serve(channel):

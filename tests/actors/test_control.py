@@ -1,7 +1,9 @@
 """The control connection over real sockets: who gets in, what arrives, who leaves when."""
 
 import asyncio
+import socket
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,8 @@ from actors.process import Identity
 from engine.wire import encode_frame
 
 TOKEN = "t0ken"
+BACKLOG_AT_MOST = 4
+"""What a socket queues that was asked to queue nothing, and some more."""
 
 
 class Listener:
@@ -153,6 +157,21 @@ async def test_a_member_leaves_when_nobody_is_there(address: str) -> None:
     gone = address if address.startswith("unix") else "tcp:127.0.0.1:1"
 
     await asyncio.wait_for(member(gone, join_as("host-1")).run(), 5)
+
+
+async def test_a_member_leaves_when_nobody_takes_its_call() -> None:
+    """A coordinator behind a cut refuses no connection, and makes none; one whose backlog is full
+    neither."""
+    with socket.socket() as deaf, ExitStack() as queued:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        port = deaf.getsockname()[1]
+        for _ in range(BACKLOG_AT_MOST):
+            caller = queued.enter_context(socket.socket())
+            caller.setblocking(False)
+            caller.connect_ex(("127.0.0.1", port))
+
+        await asyncio.wait_for(member(f"tcp:127.0.0.1:{port}", join_as("host-1")).run(), 5)
 
 
 async def test_noise_ends_the_connection(tmp_path: Path) -> None:
