@@ -41,7 +41,7 @@ async def test_one_quick_audit_at_a_time(trial: Trial, slow_audits: None) -> Non
     """Each holds its shard once more; nobody waits for a full one to end."""
     trial.shards = 2
     async with tenure(trial, 0, 1) as host:
-        for sku in SKUS:
+        for sku in 3 * SKUS:  # the longer the journal, the longer a full audit
             await host.ask(receive(3, sku))
         full = host.send(Audit(0), deadline_ms=600_000)
         quick = [host.send(Audit(shard, quick=True), deadline_ms=600_000) for shard in (0, 1)]
