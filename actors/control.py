@@ -45,7 +45,7 @@ GONE_SECONDS: Final = 5.0
 """A coordinator that has not come back by then never will."""
 RETRY_SECONDS: Final = 0.1
 DIAL_SECONDS: Final = 1.0
-"""What a connection may take. Behind a cut the kernel tries for two minutes, and ever more rarely."""
+"""What a connection may take. Behind a cut the kernel would try for two minutes, ever more rarely."""
 JOIN_SECONDS: Final = 5.0
 MEMBERS_MAX: Final = 1_024
 
@@ -164,6 +164,8 @@ class MemberView(Message):
     http: str
     alive: bool
     shards: list[int]
+    near: list[int] = field(default_factory=list)
+    """What others own and it could take over in a moment: it has read nearly all of it."""
 
 
 class ServerView(Message):

@@ -46,7 +46,6 @@ from actors.control import (
     Kind,
     Leave,
     Map,
-    MemberView,
     Move,
     MoveAnswer,
     Pulse,
@@ -106,6 +105,7 @@ class Coordinator:
         self._moves = Moves()
         self._pairs = Spares()
         self._moves_given_up = 0
+        self._near_told: dict[int, str] = {}
         self._restarting: dict[str, float | None] = {}
         """Processes that are to end in order, and come back; since when they have been told."""
         self._changed = asyncio.Event()
@@ -199,7 +199,9 @@ class Coordinator:
             Route(shard, epoch, host, self._members[host].join.address)
             for shard, (epoch, host) in self._assignment.routes().items()
         ]
-        views = [self._view(each) for each in self._members.values()]
+        views = [
+            each.view(self._assignment.shards_of(name)) for name, each in self._members.items()
+        ]
         alive = [each for each in self._members.values() if each.alive]
         alarms = {shard: text for each in alive for shard, text in each.alarms.items()}
         servers = [
@@ -321,6 +323,7 @@ class Coordinator:
             if now >= self._even_at:
                 self._even_at = now + EVEN_SECONDS
                 self._even_out()
+                self._remap_if_others_are_near()
                 self._tell_gateways_that_we_live()
 
     def _watch(self, member: Member, now: float) -> None:
@@ -649,19 +652,10 @@ class Coordinator:
         if member.channel is not None and member.channel.send(self._map_frame, at_all_costs=False):
             member.sent = self._version
 
-    def _view(self, member: Member) -> MemberView:
-        join = member.join
-        shards = self._assignment.shards_of(join.name)
-        return MemberView(
-            join.kind,
-            join.name,
-            join.process.pid,
-            join.node,
-            join.address,
-            join.http,
-            member.alive,
-            shards,
-        )
+    def _remap_if_others_are_near(self) -> None:
+        if (near := self.near()) != self._near_told:
+            self._near_told = near
+            self._remap()
 
     # --- errands ----------------------------------------------------------------------------
 

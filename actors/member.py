@@ -9,7 +9,7 @@ is known of a process is forgotten with it: whoever joins next is a new member, 
 
 from typing import NamedTuple
 
-from actors.control import Channel, Join
+from actors.control import Channel, Join, MemberView
 
 
 class Patience(NamedTuple):
@@ -68,6 +68,16 @@ class Member:
         more."""
         self.sent = 0
         self.version = 0
+
+    def view(self, shards: list[int]) -> MemberView:
+        """What operators see of it, which owns `shards`."""
+        join = self.join
+        return MemberView(
+            *(join.kind, join.name, join.process.pid, join.node, join.address, join.http),
+            self.alive,
+            shards,
+            sorted(self.near),
+        )
 
     def forgive(self, late: float, now: float) -> None:
         """Nobody listened for the `late` seconds before `now`: they count neither as silence nor

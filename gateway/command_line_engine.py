@@ -391,6 +391,7 @@ def _show_reservation(body: dict[str, Any]) -> None:
 def status(*, engine: Engine = THE_ENGINE) -> int:
     """Show the processes of the engine, and which shards each host has.
 
+    `near` counts others' shards that a host has kept up with, and could take over in a moment.
     Exit status 1 if a shard is not served, or has an alarm. For example:
 
         onhand status --json
@@ -403,6 +404,7 @@ def _show_status(report: dict[str, Any]) -> None:
     made = table("name", "pid", "node", "state", "shards", "address", numbers=("pid",))
     for host in report["hosts"]:
         served = f"{len(host['epochs'])} of {len(host['shards'])}"
+        served += f", near {len(host['near'])}" if host["near"] else ""
         made.add_row(*_process(host), served, host["address"])
     for gateway in report["gateways"]:
         made.add_row(*_process(gateway), "", f"{gateway['http']} {gateway['binary']}")

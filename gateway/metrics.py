@@ -20,6 +20,7 @@ else that a caller can invent, so the number of series is bounded.
 | `onhand_router_frames_total` `_commands_sent_total` `_resends_total` | what went to hosts |
 | `onhand_router_searches_total` `_shed_total` | lookups of a home; commands refused for load |
 | `onhand_map_shards{state}` | as the newest map says: served, waiting for an owner, stopped |
+| `onhand_map_shards_near` | that a host beside the owner could take over in a moment |
 | `onhand_map_members{kind,state}` | hosts and gateways that are alive, or silent |
 | `onhand_map_hosts{node}` | hosts that are alive, by machine |
 | `onhand_members_wanted{kind}` `onhand_machines_wanted` | what was asked for (`gateway.roster`) |
@@ -90,6 +91,7 @@ HELP: Final = {
     "backup_age_seconds": "Since the newest backup was begun, or, without any, the installation.",
     "build_info": "The version of the program.",
     "format_info": "Formats that the program writes, and up to which it reads.",
+    "map_shards_near": "Shards that a host beside their owner could take over in a moment.",
     "map_alarms": "Shards in which the newest audit has found something.",
     "map_moves_given_up": "Moves of shards that the coordinator has given up.",
     "map_heard_seconds": "Since the coordinator, which speaks every second, was last heard.",
@@ -244,6 +246,7 @@ def map_samples(map_: Map, heard_seconds: float) -> list[Sample]:
     """What the coordinator's newest map says: the same at every gateway, but for its age; and since
     when the coordinator has said nothing at all."""
     served, stopped = len(map_.routes), len(map_.failures.keys() - {r.shard for r in map_.routes})
+    near = {shard for each in map_.members if each.alive for shard in each.near}
     shards = {"served": served, "waiting": map_.shards - served - stopped, "stopped": stopped}
     return [
         *(
@@ -259,6 +262,7 @@ def map_samples(map_: Map, heard_seconds: float) -> list[Sample]:
             for kind in Kind
             for state, alive in (("alive", True), ("silent", False))
         ),
+        Sample("onhand_map_shards_near", [], len(near)),
         Sample("onhand_map_alarms", [], len(map_.alarms)),
         Sample("onhand_map_moves_given_up_total", [], map_.moves_given_up),
         Sample("onhand_map_heard_seconds", [], heard_seconds),

@@ -570,7 +570,9 @@ class Router:
         if not self._owners:
             self._searched(ticket, search)
             return
-        half_ms = max(1, int((ticket.deadline - self._loop.time()) * 500))  # half is for what it finds
+        half_ms = max(
+            1, int((ticket.deadline - self._loop.time()) * 500)
+        )  # half is for what it finds
         for lane in [self._hosts[address] for address in sorted(self._owners)]:
             find = Find(command.reservation_id, command.scope)
             self._push(lane, self._ticket(find, half_ms, search.hear))

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 
 class HostEntry(Struct):
-    """A host, the shards that it was given, and the epochs of those that it serves."""
+    """A host, the shards that it was given, and the epochs of those that it serves; `near` are
+    others' shards that it could take over in a moment."""
 
     name: str
     pid: int
@@ -31,6 +32,7 @@ class HostEntry(Struct):
     alive: bool
     shards: list[int]
     epochs: dict[str, int]
+    near: list[int] = []
 
 
 class GatewayEntry(Struct):
@@ -102,6 +104,7 @@ def report(map_: Map) -> StatusReport:
         HostEntry(
             *(each.name, each.pid, each.node, each.address, each.alive, each.shards),
             epochs.get(each.name, {}),
+            each.near,
         )
         for each in map_.members
         if each.kind is Kind.HOST

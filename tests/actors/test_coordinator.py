@@ -170,6 +170,12 @@ def owners(coordinator: Coordinator) -> dict[int, str]:
     return {route.shard: route.host for route in coordinator.map().routes}
 
 
+def near_as_told(world: World, host: str) -> list[int]:
+    """What the gateway was told last of the shards that `host` could take over."""
+    [*_, newest] = [each for each in world.puppets["gateway-1"].got if isinstance(each, Map)]
+    return next(each.near for each in newest.members if each.name == host)
+
+
 async def come(coordinator: Coordinator, condition: Callable[[], bool]) -> None:
     assert await coordinator.wait_until(condition, 5)
 
@@ -436,6 +442,7 @@ async def test_a_spare_takes_over(world: World, tmp_path: Path) -> None:
     coordinator = await started(world, tmp_path, hosts=2, spares=1)
     [spare] = [each for each in world.puppets.values() if each.is_host and not each.beat.owned]
     await come(coordinator, lambda: len(coordinator.near()) == SHARDS)
+    await come(coordinator, lambda: near_as_told(world, spare.join.name) == list(range(SHARDS)))
     before = owners(coordinator)
     [dead, left] = sorted(set(before.values()))
 

@@ -1,6 +1,7 @@
 """Shards that move while they sell."""
 
 import asyncio
+from collections.abc import Callable
 from math import inf
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from engine.messages import Status
 from tests.faults.checker import check
 from tests.faults.conftest import Figures
+from tests.faults.disk_probe import probing
 from tests.faults.engine_process import EngineProcess, eventually, post, running
 from tests.faults.history import Attempt, History, longest_gap, statuses
 from tests.faults.load import load, stock
@@ -31,9 +33,10 @@ async def test_a_shard_moves_a_hundred_times(tmp_path: Path, figures: Figures) -
         await stock(engine, history)
         async with load(engine, history, name="move", buyers=BUYERS, direct=0) as buyers:
             await buyers.until(500)
-            began = loop.time()
-            took = [await move(engine, MOVED) for _ in range(MOVES)]
-            ended = loop.time()
+            async with probing(tmp_path) as disk:
+                began = loop.time()
+                took = [await move(engine, MOVED) for _ in range(MOVES)]
+                ended = loop.time()
         during = [each for each in history.attempts if began < each.sent < ended]
         books = await check(engine, history)
     figures(
@@ -42,8 +45,11 @@ async def test_a_shard_moves_a_hundred_times(tmp_path: Path, figures: Figures) -
         operations=len(during),
         longest_gap_ms=_gap(during, began, moved=True) * 1_000,
         longest_gap_elsewhere_ms=_gap(during, began, moved=False) * 1_000,
-        longest_waits_ms=[wait * 1_000 for wait in _waits(during, moved=True)],
-        longest_waits_elsewhere_ms=[wait * 1_000 for wait in _waits(during, moved=False)],
+        longest_fsync_of_the_disk_ms=disk.longest * 1_000,
+        longest_waits_ms=_waits(during, _nothing, moved=True),
+        longest_waits_elsewhere_ms=_waits(during, _nothing, moved=False),
+        without_the_disk_ms=_waits(during, disk.held_up, moved=True),
+        elsewhere_without_the_disk_ms=_waits(during, disk.held_up, moved=False),
         **books.figures,
         heard=statuses(history.attempts),
     )
@@ -76,11 +82,18 @@ def _gap(attempts: list[Attempt], after: float, *, moved: bool) -> float:
     )
 
 
-def _waits(attempts: list[Attempt], *, moved: bool) -> list[float]:
-    """The three longest that somebody waited for an answer."""
+def _nothing(_: float, __: float) -> float:
+    return 0.0
+
+
+def _waits(
+    attempts: list[Attempt], excused: Callable[[float, float], float], *, moved: bool
+) -> list[float]:
+    """The three longest that somebody waited for an answer, in milliseconds, less what is
+    `excused` of the time from one moment to another."""
     waits = [
-        each.answered - each.sent
+        each.answered - each.sent - excused(each.sent, each.answered)
         for each in attempts
         if (each.shard == MOVED) == moved and each.answered < inf
     ]
-    return sorted(waits)[-3:]
+    return [1_000 * wait for wait in sorted(waits)[-3:]]

@@ -23,8 +23,10 @@ MAP = Map(
     4,
     [Route(shard, 1, "host-1", "unix:1") for shard in (0, 1)],
     [
-        MemberView(Kind.HOST, f"host-{number}", number, "node", f"unix:{number}", "", alive, [])
-        for number, alive in ((1, True), (2, False))
+        MemberView(
+            Kind.HOST, f"host-{number}", number, "node", f"unix:{number}", "", alive, [], near
+        )
+        for number, alive, near in ((1, True, [1, 3]), (2, False, [0]))
     ],
     {2: "damaged"},
     {0: "drift"},
@@ -131,6 +133,7 @@ def test_the_map_is_counted() -> None:
         for kind in ("host", "gateway")
         for state in ("alive", "silent")
     ]
+    assert 2 == found["onhand_map_shards_near{}"]
     assert 1 == found["onhand_map_alarms{}"]
     assert 3 == found["onhand_map_moves_given_up_total{}"]
     assert 0.5 == found["onhand_map_heard_seconds{}"]

@@ -243,9 +243,7 @@ async def test_one_is_silent(router: Router, hosts: tuple[Host, Host]) -> None:
     assert State.COMMITTED is view(await router.ask(Commit("here"))).state
 
 
-async def test_one_is_silent_and_another_knows_it(
-    router: Router, hosts: tuple[Host, Host]
-) -> None:
+async def test_one_is_silent_and_another_knows_it(router: Router, hosts: tuple[Host, Host]) -> None:
     """Whatever one host keeps to itself, there is time left for what another knows."""
     hosts[0].store.execute(1, reserve("here", sku_at(1)))
     hosts[1].frozen = True

@@ -7,7 +7,7 @@ from gateway.status import AlarmedShard, FailedShard, GatewayEntry, HostEntry, S
 def test_hosts_gateways_and_failures_each_have_their_place() -> None:
     """A host lists what it was given, and the epochs of what it serves; a dead one is shown."""
     one = MemberView(Kind.HOST, "host-1", 7, "node", "unix:/1", "", True, [0, 2])
-    two = MemberView(Kind.HOST, "host-2", 8, "node", "unix:/2", "", False, [])
+    two = MemberView(Kind.HOST, "host-2", 8, "node", "unix:/2", "", False, [], [0])
     edge = MemberView(Kind.GATEWAY, "gateway-1", 9, "node", "tcp:b", "tcp:h", True, [])
     routes = [Route(0, 5, "host-1", "unix:/1")]
 
@@ -19,7 +19,7 @@ def test_hosts_gateways_and_failures_each_have_their_place() -> None:
         served=1,
         hosts=[
             HostEntry("host-1", 7, "node", "unix:/1", True, [0, 2], {"0": 5}),
-            HostEntry("host-2", 8, "node", "unix:/2", False, [], {}),
+            HostEntry("host-2", 8, "node", "unix:/2", False, [], {}, [0]),
         ],
         gateways=[GatewayEntry("gateway-1", 9, "node", "tcp:h", "tcp:b", True)],
         failed=[FailedShard(1, "a gap")],
