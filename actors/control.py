@@ -45,7 +45,7 @@ GONE_SECONDS: Final = 5.0
 """A coordinator that has not come back by then never will."""
 RETRY_SECONDS: Final = 0.1
 DIAL_SECONDS: Final = 1.0
-"""What a connection may take. Behind a cut the kernel would try for two minutes, ever more rarely."""
+"""What a connection may take. Behind a cut the kernel tries for two minutes, ever more rarely."""
 JOIN_SECONDS: Final = 5.0
 MEMBERS_MAX: Final = 1_024
 

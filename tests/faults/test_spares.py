@@ -80,9 +80,7 @@ async def fill(engine: EngineProcess, history: History, shards: Sequence[int]) -
         await insist(till, history, wanted)
 
 
-async def insist(
-    till: Till, history: History, commands: Sequence[Receive] | Sequence[Reserve]
-) -> None:
+async def insist(till: Till, history: History, commands: Sequence[Receive | Reserve]) -> None:
     loop = asyncio.get_running_loop()
     sent = loop.time()
     answers = await till.insist(commands, 120, FRAME, DEADLINE_MS)
