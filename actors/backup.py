@@ -30,11 +30,12 @@ import shutil
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Final, TypeVar
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from actors.archive import Archive, ArchiveGapError, CorruptArchiveError, Segment
 from actors.archiver import JournalEndsError, Readable, batches, copy_snapshot
@@ -113,6 +114,9 @@ class Manifest(Struct, frozen=True):
     archive: bool
     sha256: str = ""
     """Of this manifest, without this field."""
+    dedicated: int | UnsetType = UNSET
+    """How many of the shards, the last ones, are dedicated, if any: whoever does not know of those
+    takes this manifest for damaged."""
 
     def sealed(self) -> "Manifest":
         bare = msgspec.json.encode(msgspec.structs.replace(self, sha256=""))
@@ -145,11 +149,12 @@ async def back_up(
         with fresh_directory(target) as fresh:
             maker = _Maker(directory, _Heard(journal), fresh.path, installation)
             shards = []
-            for shard in range(installation.shards):
-                progress("shards", shard, installation.shards)
+            for done, shard in enumerate(_in_order(installation)):
+                progress("shards", done, installation.total)
                 shards.append(await maker.shard(shard))
+            shards.sort(key=attrgetter("shard"))
             for entry in shards if with_archive else ():
-                progress("archives", entry.shard, installation.shards)
+                progress("archives", entry.shard, installation.total)
                 await to_end(partial(maker.archive, entry))
             made = await to_end(partial(maker.finish, shards, with_archive, version))
             progress("verifying", 0, 0)
@@ -160,6 +165,14 @@ async def back_up(
     except OSError as error:
         raise BackupError(f"cannot write the backup: {error}") from error
     return made
+
+
+def _in_order(installation: Installation) -> Iterator[int]:
+    """Dedicated shards before the hashed ones. Each is read at a moment of its own, and one that
+    has stock has it because its hashed shard had declared that; so what is read of that one, later,
+    has the declaration. The other way round a backup could have a SKU's stock without it."""
+    yield from range(installation.shards, installation.total)
+    yield from range(installation.shards)
 
 
 def _verify_fresh(fresh: Path, directory: DataDirectory) -> None:
@@ -341,6 +354,7 @@ class _Maker:
             shards,
             files,
             with_archive,
+            dedicated=self._installation.dedicated or UNSET,
         ).sealed()
         text = msgspec.json.format(msgspec.json.encode(made), indent=2)
         (self._fresh / MANIFEST).write_bytes(text + b"\n")

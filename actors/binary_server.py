@@ -99,13 +99,15 @@ class BinaryServer:
         handler: Handler,
         authenticate: Authenticate,
         *,
+        dedicated: int = 0,
         connections_max: int = limits.CONNECTIONS_MAX,
         handshake_seconds: float = limits.HANDSHAKE_SECONDS_MAX,
         stalled_seconds: float = limits.STALLED_SECONDS_MAX,
     ) -> None:
         self.handler = handler
         self.authenticate = authenticate
-        self.hello = encode_frame(Hello(MAGIC, PROTOCOL_VERSION, name=name, shards=shards))
+        hello = Hello(MAGIC, PROTOCOL_VERSION, None, name, shards, dedicated)
+        self.hello = encode_frame(hello)
         self.handshake_seconds = handshake_seconds
         self.stalled_seconds = stalled_seconds
         self._connections_max = connections_max
@@ -550,7 +552,7 @@ def _with(request: Request, commands: list[Command]) -> Request:
     """It, with all of its commands narrowed, or some of them left out; then nobody knows whose the
     traces are."""
     traces = request.traces if len(commands) == len(request.commands) else None
-    return Request(request.request_id, request.deadline_ms, commands, traces)
+    return Request(request.request_id, request.deadline_ms, commands, traces, request.shard)
 
 
 def _refusals(request_id: int, outcomes: list[Command | Status]) -> Response:

@@ -54,6 +54,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     shards: int = 8
     """For ever: the hash of a SKU by this number is in the journal. More shards spread over more
     hosts; fewer make larger batches."""
+    dedicated: int = 0
+    """Shards beside those, each for one SKU that is declared hot. There may be more at a later
+    start, never fewer."""
     gateways: int = 1
     fsync: Fsync = "always"
     maxmemory_bytes: int = MAXMEMORY_BYTES_DEFAULT
@@ -96,8 +99,13 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 raise SettingsError(f"{_flag(name)} is {getattr(self, name)!r}; it may be {known}")
         if not self.data_dir:
             raise SettingsError("--data-dir is empty")
-        if self.hosts > self.shards:
-            raise SettingsError(f"--hosts is {self.hosts}, more than the {self.shards} shards")
+        if self.hosts > self.total:
+            raise SettingsError(f"--hosts is {self.hosts}, more than the {self.total} shards")
+        if self.total > limits.SHARDS_MAX:
+            raise SettingsError(
+                f"--shards and --dedicated are {self.total} together;"
+                f" {limits.SHARDS_MAX} are possible"
+            )
         if self.port == self.binary_port != 0:
             raise SettingsError(f"--port and --binary-port are both {self.port}")
         if not self.finished_window_us <= self.keys_window_us <= self.returns_window_us:
@@ -120,6 +128,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise SettingsError("--redis names the same server twice")
         if len(self.redis) > self.shards:
             raise SettingsError(f"--redis names {len(self.redis)} servers for {self.shards} shards")
+
+    @property
+    def total(self) -> int:
+        """How many shards there are, hashed and dedicated."""
+        return self.shards + self.dedicated
 
     @property
     def slow_seconds(self) -> float:
@@ -165,6 +178,7 @@ _RANGES: Final = (
     ("hosts", 1, HOSTS_MAX),
     ("spares", 0, HOSTS_MAX),
     ("shards", 1, limits.SHARDS_MAX),
+    ("dedicated", 0, limits.SHARDS_MAX - 1),
     ("gateways", 1, GATEWAYS_MAX),
     ("maxmemory_bytes", MAXMEMORY_BYTES_MIN, 1 << 44),
     ("remembered_max", 1_000, limits.REMEMBERED_MAX),

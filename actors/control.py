@@ -182,6 +182,7 @@ class Map(Message, tag=2):
 
     version: int
     shards: int
+    """How many there are, dedicated ones included."""
     routes: list[Route]
     members: list[MemberView]
     failures: dict[int, str]

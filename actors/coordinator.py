@@ -90,7 +90,7 @@ class Coordinator:
         self._addresses = [str(Target.parse(url)) for url in settings.redis]
         """Of the servers that the journal is on."""
         self._server = ControlServer(settings.control_token, self)
-        self._assignment = Assignment(settings.shards)
+        self._assignment = Assignment(settings.total)
         self._members: dict[str, Member] = {}
         self._of: dict[Channel, Member] = {}
         self._superseded: deque[tuple[str, str, Identity]] = deque(maxlen=SUPERSEDED_MAX)
@@ -162,7 +162,7 @@ class Coordinator:
             self._assignment.count(Phase.OWNED)
             + self._assignment.count(Phase.FAILED)
             + len(self.waiting())
-            == self._settings.shards
+            == self._settings.total
             and len(gateways) >= self._settings.gateways
             and all(each.alive and each.version == self._version for each in gateways)
         )
@@ -173,7 +173,8 @@ class Coordinator:
 
     @property
     def shards(self) -> int:
-        return self._settings.shards
+        """How many there are, dedicated ones included."""
+        return self._settings.total
 
     def is_recovering(self) -> bool:
         """Whether some host is at work on what is not served yet."""
@@ -210,7 +211,7 @@ class Coordinator:
         ]
         return Map(
             self._version,
-            self._settings.shards,
+            self._settings.total,
             routes,
             views,
             self.failures(),

@@ -42,23 +42,28 @@ from actors.tally import Tally
 from engine import limits
 from engine.codec import Position
 from engine.messages import (
+    ABOUT_SKU,
     BESIDE,
     UNKNOWN_HOME,
     Adjust,
     Answer,
     Audit,
+    Bind,
     Cancel,
     Command,
     Commit,
     Count,
+    Dedicate,
     Detail,
     Extend,
     Find,
+    GetBinding,
     GetChannel,
     GetMap,
     GetReservation,
     GetStatistics,
     Homes,
+    ListChannels,
     ListReservations,
     ListShortfalls,
     ListStock,
@@ -73,16 +78,18 @@ from engine.messages import (
     Sample,
     SetChannel,
     SetStock,
+    Settle,
     Ship,
     Statistics,
     Status,
     Transfer,
+    Unbind,
 )
 from engine.placement import home_of, server_of, shard_of
 from engine.scope import Scope
 
 _NEW_WORK: Final[frozenset[type[Command]]] = frozenset(
-    {Reserve, Receive, Adjust, Count, Transfer, SetStock, SetChannel},
+    {Reserve, Receive, Adjust, Count, Transfer, SetStock, SetChannel, Bind, Dedicate},
 )
 """What is refused while memory is short: all that adds to what must be remembered."""
 _WRITES: Final[frozenset[type[Command]]] = _NEW_WORK | {
@@ -93,6 +100,8 @@ _WRITES: Final[frozenset[type[Command]]] = _NEW_WORK | {
     Cancel,
     Restock,
     MoveLines,
+    Unbind,
+    Settle,
 }
 """What is refused while there is hardly any left: all that callers can have journaled."""
 _NOTHING: Final[frozenset[type[Command]]] = frozenset()
@@ -103,6 +112,11 @@ _BY_SHARD: Final = (
     ListStock,
     ListReservations,
     Audit,
+    Bind,
+    Unbind,
+    Settle,
+    GetBinding,
+    ListChannels,
 )
 _BROKEN_MAX: Final = 5
 """How often a shard is recovered after a bug before it is given up."""
@@ -178,6 +192,7 @@ class Host:
         `clock_from` makes the clock of a shard, which never goes back behind a stamp; `archive`
         gets what is trimmed, None = nobody does; `around` tells of the process at each scrape."""
         self._shards = settings.shards
+        self._total = settings.total
         self._ownership = Ownership(
             settings.shards,
             cluster_id,
@@ -210,7 +225,7 @@ class Host:
         self._ticker: asyncio.TimerHandle | None = None
         self._keepers: list[asyncio.Task[None]] = []
         self._loop = asyncio.get_running_loop()
-        self.board = MapBoard(settings.control_token, settings.shards)
+        self.board = MapBoard(settings.control_token, settings.shards, settings.dedicated)
         self.around = around
         self.marks_failed = 0
         self.archiver = (
@@ -383,14 +398,14 @@ class Host:
         else:
             pending = Pending(request.request_id, len(commands), deadline, reply)
         if len(commands) == 1:
-            owner = self._owner_of(commands[0], pending, 0)
+            owner = self._owner_of(commands[0], pending, 0, request.shard)
             if owner is not None:
                 self._queue(owner, Portion(pending, 0, commands))
             return
         run: list[Command] = []
         last: Owner | None = None
         for index, command in enumerate(commands):
-            owner = self._owner_of(command, pending, index)
+            owner = self._owner_of(command, pending, index, request.shard)
             if owner is not last and last is not None:
                 self._queue(last, Portion(pending, index - len(run), run))
                 run = []
@@ -400,9 +415,14 @@ class Host:
         if last is not None:
             self._queue(last, Portion(pending, len(commands) - len(run), run))
 
-    def _owner_of(self, command: Command, pending: Pending | Single, index: int) -> Owner | None:
-        """Who decides the command; None if it is answered, or taken care of otherwise."""
-        if type(command) is Reserve:
+    def _owner_of(
+        self, command: Command, pending: Pending | Single, index: int, dedicated: int
+    ) -> Owner | None:
+        """Who decides the command; None if it is answered, or taken care of otherwise. `dedicated`:
+        the shard that it is for if it names a SKU, as its sender has heard; else UNKNOWN_HOME."""
+        if dedicated >= self._shards and type(command) in ABOUT_SKU:
+            shard = dedicated
+        elif type(command) is Reserve:
             lines = command.lines
             if len(lines) == 1:
                 shard = crc32(lines[0].sku.encode()) % self._shards  # as placement.shard_of does
@@ -461,7 +481,7 @@ class Host:
             left = pending.deadline - self._loop.time()
             self.board.ask(command, left, partial(pending.answer, index))
             return None
-        if hasattr(command, "sku"):
+        if hasattr(command, "sku") and not isinstance(command, _BY_SHARD):
             return shard_of(command.sku, self._shards)
         named: int = command.shard if isinstance(command, _BY_SHARD) else command.home
         if named != UNKNOWN_HOME:
@@ -493,7 +513,7 @@ class Host:
             pending.answer(index, Answer(Status.MEMORY_FULL))
         elif knowing:
             self._queue(knowing[0], Portion(pending, index, [command]))
-        elif len(owners) == self._shards:
+        elif len(owners) == self._total:
             ask = GetReservation(command.reservation_id, scope=command.scope)
             gathered = Gathered(pending, index, len(owners), _nowhere)
             for owner in owners:

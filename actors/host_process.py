@@ -78,7 +78,11 @@ class HostProcess:
             around=around,
         )
         server = BinaryServer(
-            self._name, settings.shards, host, Authenticator(settings, directory.keys)
+            self._name,
+            settings.shards,
+            host,
+            Authenticator(settings, directory.keys),
+            dedicated=settings.dedicated,
         )
         address = await server.listen(listen_address(settings, self._name, self._control))
         host.start()
@@ -86,7 +90,7 @@ class HostProcess:
         await member.run(
             self._control,
             introduce(
-                settings, Kind.HOST, self._name, address, marks=_heads(marks, settings.shards)
+                settings, Kind.HOST, self._name, address, marks=_heads(marks, settings.total)
             ),
             host,
             server.close,
@@ -105,10 +109,10 @@ def _journals(settings: Settings) -> list[RedisJournal]:
     ]
 
 
-def _heads(marks: Marks, shards: int) -> list[ShardHead]:
+def _heads(marks: Marks, total: int) -> list[ShardHead]:
     """What this machine's marks say. An illegible one is for the shard's recovery to refuse."""
     found = []
-    for shard in range(shards):
+    for shard in range(total):
         with contextlib.suppress(CorruptMarkError):
             if (mark := marks.read(shard)) is not None:
                 found.append(ShardHead(shard, *mark.position, mark.checksum))

@@ -10,7 +10,12 @@ not found would otherwise be begun, and every SKU would be looked for in the wro
 If the data directory is new and the journal is not (it was moved, or restored elsewhere), the
 servers are taken at their word; a single one that is older than that word is known by its streams.
 A start that was interrupted before the file was written is taken up, because nothing has been
-claimed. Afterwards a server that does not answer stops its own shards and nothing else, but one
+claimed.
+
+Dedicated shards are an exception to "for ever": there may be more of them at each start. What the
+file says is the least that there are, so none that was ever claimed is forgotten.
+
+A server that does not answer after the first start stops its own shards and nothing else, but one
 that answers and does not know who it is stops the engine from coming up at all.
 """
 
@@ -21,6 +26,7 @@ from typing import Final
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from actors.archiver import Readable
 from actors.journal import Entry, JournalError
@@ -41,6 +47,13 @@ class Installation(Struct, frozen=True):
     cluster_id: str
     shards: int
     servers: int = 1
+    dedicated: int = 0
+    """Shards beside those `shards`, each for one SKU; they may become more."""
+
+    @property
+    def total(self) -> int:
+        """How many shards there are, hashed and dedicated."""
+        return self.shards + self.dedicated
 
     def seats(self) -> list[Seat]:
         """What each of its servers ought to say of itself."""
@@ -59,13 +72,17 @@ def read_installation(directory: Path) -> Installation | None:
 
 
 async def find_installation(
-    directory: Path, servers: Sequence[Seated | JournalError], shards: int, fresh_id: str
+    directory: Path,
+    servers: Sequence[Seated | JournalError],
+    shards: int,
+    fresh_id: str,
+    dedicated: int = 0,
 ) -> Installation:
     """What this installation is; made now, with `fresh_id`, if there is none yet.
 
     `servers`: in their order; or why one cannot be asked, which a new installation cannot do
-    without. Raises InstallationError if it is another than the settings say, and what the journal
-    raises.
+    without; `dedicated`: at least as many dedicated shards. Raises InstallationError if it is
+    another than the settings say, and what the journal raises.
     """
     found = read_installation(directory)
     if found is not None:
@@ -77,11 +94,15 @@ async def find_installation(
     said = {number: await each.said() for number, each in there.items()}
     if found is not None:
         await _settle(there, said, found, await _may_be_told(there, found))
+        if dedicated > found.dedicated:
+            found = replace(found, dedicated=dedicated)
+            write_installation(directory, found)
         return found
-    found = await _unwritten(list(there.values()), said, shards, fresh_id)
+    found = await _unwritten(list(there.values()), said, shards, dedicated, fresh_id)
     if found.servers > 1 and None in said.values():
-        await _check_empty(Servers(list(there.values())), shards)
+        await _check_empty(Servers(list(there.values())), found.total)
     await _settle(there, said, found, bool(found.cluster_id))
+    await _check_nothing_beyond(Servers(list(there.values())), found)
     write_installation(directory, found)
     return found
 
@@ -100,16 +121,22 @@ def _check(found: Installation, directory: Path, shards: int, servers: int) -> N
 
 
 async def _unwritten(
-    servers: list[Seated], said: dict[int, bytes | None], shards: int, fresh_id: str
+    servers: list[Seated],
+    said: dict[int, bytes | None],
+    shards: int,
+    dedicated: int,
+    fresh_id: str,
 ) -> Installation:
     """What an installation is that we have no file for."""
+    fresh = Installation(fresh_id, shards, len(servers), dedicated)
     for number, words in said.items():
         if words is not None:
             cluster_id = _understood(servers[number], words).cluster_id
-            return Installation(cluster_id, shards, len(servers))
+            return replace(fresh, cluster_id=cluster_id)
     if len(servers) == 1:
-        return await _in_journal(servers[0], shards) or Installation(fresh_id, shards)
-    return Installation(fresh_id, shards, len(servers))
+        known = await _in_journal(servers[0], shards, fresh.total)
+        return fresh if known is None else replace(fresh, cluster_id=known)
+    return fresh
 
 
 def _understood(server: Seated, words: bytes) -> Seat:
@@ -155,18 +182,28 @@ async def _check_empty(servers: Servers[Seated], shards: int) -> None:
             )
 
 
-async def _in_journal(journal: Readable, shards: int) -> Installation | None:
-    """What a journal says that we have no file for; None if it is empty."""
+async def _check_nothing_beyond(servers: Servers[Seated], found: Installation) -> None:
+    """No dedicated shard is forgotten by whoever has lost the file that knows how many there are.
+
+    They are claimed together, so if there are more, the next one is there.
+    """
+    if found.total < limits.SHARDS_MAX and await servers.read(found.total, START, 1):
+        raise InstallationError(
+            f"--dedicated is {found.dedicated}, but there is a journal of shard {found.total}:"
+            " it was more"
+        )
+
+
+async def _in_journal(journal: Readable, shards: int, total: int) -> str | None:
+    """Whose a journal is that we have no file for; None if it is empty."""
     first = await journal.read(0, START, 1)
     last = await journal.read(shards - 1, START, 1)
-    beyond = shards < limits.SHARDS_MAX and await journal.read(shards, START, 1)
+    beyond = total < limits.SHARDS_MAX and await journal.read(total, START, 1)
     if bool(first) != bool(last) or beyond:
         raise InstallationError(
             f"--shards is {shards}, but the journal is of another number of shards"
         )
-    if not first:
-        return None
-    return Installation(_cluster_id(first[0]), shards)
+    return _cluster_id(first[0]) if first else None
 
 
 def _cluster_id(first: Entry) -> str:

@@ -27,6 +27,7 @@ from typing import Final
 import msgspec
 import uvloop
 from msgspec import Struct
+from msgspec.structs import replace
 
 from actors.config import Settings
 from actors.data_directory import DataDirectory, DataDirectoryError
@@ -148,9 +149,11 @@ def _claim(settings: Settings) -> None:
     """The data directory of this machine is this installation's. Raises InstallationError."""
     directory = DataDirectory(settings.data_path)
     directory.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    mine = Installation(settings.cluster_id, settings.shards, settings.servers)
+    mine = Installation(settings.cluster_id, settings.shards, settings.servers, settings.dedicated)
     found = read_installation(directory.path)
-    if found is None:
+    if found is None or found.dedicated < mine.dedicated:
+        if found is not None and replace(found, dedicated=mine.dedicated) != mine:
+            raise InstallationError(f"{directory.path} there is of another installation")
         write_installation(directory.path, mine)
     elif found != mine:
         raise InstallationError(f"{directory.path} there is of another installation")

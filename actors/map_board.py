@@ -28,13 +28,15 @@ _NOBODY = (0, "")
 class MapBoard:
     """Lives on one event loop."""
 
-    def __init__(self, secret: str, shards: int) -> None:
-        """`secret`: the one that all processes of this life of the engine share."""
+    def __init__(self, secret: str, shards: int, dedicated: int = 0) -> None:
+        """`secret`: the one that all processes of this life of the engine share; `dedicated`: how
+        many shards there are beside the hashed ones."""
         self.version = -1
         self._run = hashlib.sha256(secret.encode()).hexdigest()[:16]
         self._shards = shards
+        self._dedicated = dedicated
         self._routes: dict[int, tuple[int, str]] = {}
-        self._changed = dict.fromkeys(range(shards), -1)
+        self._changed = dict.fromkeys(range(shards + dedicated), -1)
         """shard → the version in which its route changed last"""
         self._unbroken = -1
         """From this version on none was missed here, so that changes can be told."""
@@ -62,7 +64,7 @@ class MapBoard:
             return
         if version != self.version + 1:
             self._unbroken = version
-        for shard in range(self._shards):
+        for shard in self._changed:
             if routes.get(shard, _NOBODY) != self._routes.get(shard, _NOBODY):
                 self._changed[shard] = version
         self.version, self._routes = version, dict(routes)
@@ -112,5 +114,8 @@ class MapBoard:
             for shard, version in self._changed.items()
             if not knows or version > question.after
         ]
-        view = MapView(self._run, self.version, self._shards, routes, self._stopped, self._alive)
+        view = MapView(
+            *(self._run, self.version, self._shards, routes, self._stopped, self._alive),
+            self._dedicated,
+        )
         return Answer(Status.OK, view)

@@ -157,10 +157,15 @@ class Owner:
         """Queue one command; it is answered through `waiter`."""
         if isinstance(command, Audit):
             self._audit(waiter, index, command.quick)
-        elif isinstance(command, GetStockAsOf | ListMovements):
+        elif isinstance(command, GetStockAsOf | ListMovements) and not self._has_left(command.sku):
             self._look_back(waiter, index, command)
         else:
             self.put(Portion(waiter, index, [command]))
+
+    def _has_left(self, sku: str) -> bool:
+        """Whether the SKU lives in another shard. That nobody may be told before it is journaled,
+        so the question is put among what the batches answer."""
+        return sku in self.shard.state.dedications.dedicated
 
     def put(self, portion: Portion) -> None:
         """Queue commands; they are answered through their waiter."""

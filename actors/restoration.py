@@ -109,7 +109,9 @@ class _Restoration:
         self._directory = directory
         self._progress = progress
         self._archive = Archive(backup / JOURNAL, None)
-        self._installation = Installation(manifest.cluster_id, len(manifest.shards))
+        dedicated = manifest.dedicated or 0
+        hashed = len(manifest.shards) - dedicated
+        self._installation = Installation(manifest.cluster_id, hashed, dedicated=dedicated)
 
     async def journals(self, servers: Servers[RedisJournal]) -> None:
         """All shards, the first one last; then each server is told who it is, without which

@@ -13,11 +13,13 @@ import msgspec
 from engine import limits
 from engine.messages import (
     Answer,
+    DedicatedTo,
     Detail,
     Event,
     ShortfallChanged,
     Status,
 )
+from engine.placement import is_dedicated, shard_of
 from engine.state import ShardState
 from engine.stock import SkuStock
 
@@ -48,6 +50,22 @@ class Batch:
         self._remembered_max = remembered_max
         self._names: set[str] = set()
         """Strings that have been seen to be ids; a cache, bounded."""
+
+    @property
+    def is_dedicated(self) -> bool:
+        """Whether this shard is for one SKU."""
+        return is_dedicated(self.number, self.shards)
+
+    def elsewhere(self, sku: str) -> Answer | None:
+        """Why a SKU that is not known here has no business here, if it has none."""
+        if self.is_dedicated:
+            if sku != self.state.dedications.bound:
+                return invalid(f"shard {self.number} is dedicated, and not to this SKU")
+            return None if self.state.dedications.settled else Answer(Status.NOT_DONE)
+        if shard_of(sku, self.shards) != self.number:
+            return invalid(f"the SKU is not of shard {self.number}")
+        lives = self.state.dedications.dedicated.get(sku)
+        return None if lives is None else Answer(Status.DEDICATED, DedicatedTo(sku, lives))
 
     def do(self, event: Event) -> None:
         """Apply `event` and note it."""

@@ -49,6 +49,9 @@ def comparing(memory: ShardState, journal: ShardState, findings: Findings) -> Sl
     ours, theirs = memory.settings(), journal.settings()
     for name in ours.__struct_fields__:
         _compare_values(name, getattr(ours, name), getattr(theirs, name), findings)
+    known, said = memory.dedications, journal.dedications
+    for name in known.__struct_fields__:
+        _compare_values(name, getattr(known, name), getattr(said, name), findings)
     for mine, other, where in (
         (memory, journal, "in memory"),
         (journal, memory, "in the journal"),

@@ -64,11 +64,17 @@ class Status(IntEnum):
     """The moment lies in the future, or after the last acknowledged record."""
     UNKNOWN_RECORD = 28
     """The journal has no record at this position."""
+    DEDICATED = 29
+    """The SKU lives in a shard of its own; the body says in which. Nothing was done."""
 
     INVALID = 30
     FORBIDDEN = 31
     UNAUTHENTICATED = 32
     TOO_MANY_REQUESTS = 33
+    SKU_KNOWN = 34
+    """Stock of the SKU was known before it could be dedicated: it stays where it is."""
+    SHARD_TAKEN = 35
+    """The dedicated shard is another SKU's."""
 
     NOT_DONE = 40
     """Certainly not applied; the same request may be sent again."""
@@ -351,6 +357,8 @@ class SetChannel(Message, tag=30):
     channel: Id
     policy: ChannelPolicy
     by: Text = ""
+    unless_known: bool = False
+    """Leave a policy that the shard has as it is."""
 
 
 class GetChannel(Message, tag=31):
@@ -427,6 +435,53 @@ class ListReservations(Message, tag=47):
     scope: Id | None = None
 
 
+# --- commands about dedicated shards ---------------------------------------------------------
+#
+# In this order (`engine.dedication_rules`): bind, dedicate, settle; or bind, refused, unbind.
+
+
+class Bind(Message, tag=48):
+    """Keep dedicated shard `shard` for `sku`; it holds nothing of it yet."""
+
+    shard: Home
+    sku: Id
+
+
+class Unbind(Message, tag=49):
+    """The SKU cannot be dedicated: dedicated shard `shard` is free again."""
+
+    shard: Home
+    sku: Id
+
+
+class Settle(Message, tag=50):
+    """The SKU's hashed shard has declared that it lives in dedicated shard `shard`."""
+
+    shard: Home
+    sku: Id
+
+
+class GetBinding(Message, tag=51):
+    """Which SKU is dedicated shard `shard` for?"""
+
+    shard: Home
+
+
+class Dedicate(Message, tag=52):
+    """To the SKU's hashed shard: from now on it lives in dedicated shard `shard`, for ever."""
+
+    sku: Id
+    shard: Home
+    by: Text = ""
+
+
+class ListChannels(Message, tag=53):
+    """The policies that a shard has, in the order of the channels' ids, those after `after`."""
+
+    shard: Home
+    after: Id | None = None
+
+
 Command = (
     Reserve
     | Commit
@@ -455,6 +510,12 @@ Command = (
     | GetMap
     | ListStock
     | ListReservations
+    | Bind
+    | Unbind
+    | Settle
+    | GetBinding
+    | Dedicate
+    | ListChannels
 )
 ReservationCommand = (
     Commit | Release | Extend | Ship | Cancel | Restock | MoveLines | GetReservation
@@ -462,6 +523,13 @@ ReservationCommand = (
 Movement = Receive | Adjust | Count | Transfer
 BESIDE: Final = frozenset({Audit, GetStockAsOf, ListMovements})
 """What an owner answers beside its batches."""
+ABOUT_SKU: Final = frozenset(
+    {
+        *(Reserve, Receive, Adjust, Count, Transfer),
+        *(GetStock, SetStock, GetAvailability, GetStockAsOf, ListMovements),
+    }
+)
+"""What goes to where the SKU lives that it names, or the smallest of those."""
 
 
 # --- events ----------------------------------------------------------------------------------
@@ -691,6 +759,32 @@ class SnapshotBegun(Message, tag=56):
     chunks are nobody's."""
 
 
+class Bound(Message, tag=57):
+    """This dedicated shard is kept for a SKU, which it holds nothing of yet."""
+
+    sku: str
+
+
+class Unbound(Message, tag=58):
+    """This dedicated shard is free again."""
+
+    sku: str
+
+
+class Settled(Message, tag=59):
+    """The SKU that this dedicated shard is kept for lives here."""
+
+    sku: str
+
+
+class Dedicated(Message, tag=60):
+    """The SKU, which this hashed shard knows nothing of, lives in dedicated shard `shard`."""
+
+    sku: str
+    shard: int
+    by: str = ""
+
+
 Event = (
     Reserved
     | Committed
@@ -716,6 +810,10 @@ Event = (
     | Passed
     | HandedOff
     | SnapshotBegun
+    | Bound
+    | Unbound
+    | Settled
+    | Dedicated
 )
 
 
@@ -976,6 +1074,8 @@ class MapView(Message, tag=15):
     """All shards whose journal does not prove itself: nobody is going to own them."""
     alive: list[str] = field(default_factory=list)
     """Where all hosts are that live, owners or not."""
+    dedicated: int = 0
+    """How many dedicated shards there are; their numbers begin with `shards`."""
 
 
 class StockPage(Message, tag=16):
@@ -990,6 +1090,28 @@ class ReservationPage(Message, tag=17):
     """As `StockPage`."""
 
     reservations: list[ReservationView]
+    next: str | None
+
+
+class DedicatedTo(Message, tag=18):
+    """The SKU lives in this dedicated shard."""
+
+    sku: str
+    shard: int
+
+
+class Binding(Message, tag=19):
+    """Which SKU a dedicated shard is for, if for any; whether it lives there."""
+
+    shard: int
+    sku: str | None
+    settled: bool
+
+
+class ChannelPage(Message, tag=20):
+    """`next`: the channel after which to go on; None = that was all."""
+
+    channels: list[ChannelView]
     next: str | None
 
 
@@ -1017,6 +1139,9 @@ Body = (
     | MapView
     | StockPage
     | ReservationPage
+    | DedicatedTo
+    | Binding
+    | ChannelPage
 )
 
 
@@ -1041,7 +1166,9 @@ class Hello(Message):
     name: str = ""
     """Who answers: a gateway's or host's name."""
     shards: int = 0
-    """How many shards the installation has."""
+    """How many hashed shards the installation has: the modulus."""
+    dedicated: int = 0
+    """How many dedicated shards it has beside them."""
 
 
 class Trace(Message):
@@ -1061,6 +1188,9 @@ class Request(Message):
     commands: Annotated[list[Command], Meta(min_length=1, max_length=limits.COMMANDS_PER_FRAME_MAX)]
     traces: Annotated[list[Trace], Meta(max_length=limits.COMMANDS_PER_FRAME_MAX)] | None = None
     """Of those commands that are traced; None = of none."""
+    shard: Home = UNKNOWN_HOME
+    """The dedicated shard that those of the commands are for that name a SKU; a gateway finds that
+    out by itself."""
 
 
 class Head(Message):

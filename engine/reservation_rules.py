@@ -57,7 +57,6 @@ from engine.messages import (
     Status,
     UnitsMoved,
 )
-from engine.placement import shard_of
 from engine.reservation import Reservation, Units
 from engine.stock import SkuStock, Sourcing
 
@@ -121,7 +120,7 @@ class ReservationRules:
         elif not is_id(name):
             return invalid("reservation_id is not an id")
         if self._batch.is_full():
-            return Answer(_MEMORY_FULL)
+            return self._misplaced(requests) or Answer(_MEMORY_FULL)
         line = None
         if len(requests) == 1 and (channel is None or channel in self._plain):
             line = self._source_simply(requests[0])
@@ -168,8 +167,8 @@ class ReservationRules:
             stock = self._state.skus.get(request.sku)
             if stock is not None:
                 stocks[request.sku] = stock
-            elif shard_of(request.sku, self._batch.shards) != self._batch.number:
-                return Answer(Status.LINES_SPAN_SHARDS)
+            elif (misplaced := self._misplaced(requests)) is not None:
+                return misplaced
         if policy is not None and policy.locations is not None:
             for request in requests:
                 if request.location is not None and request.location not in policy.locations:
@@ -181,6 +180,21 @@ class ReservationRules:
         if holds.width(lines) > limits.PARTS_MAX:
             return _TOO_WIDE
         return lines
+
+    def _misplaced(self, requests: list[LineRequest]) -> Answer | None:
+        """Why the lines cannot be reserved together here, if they cannot."""
+        away = {
+            request.sku: answer
+            for request in requests
+            if self._state.skus.get(request.sku) is None
+            and (answer := self._batch.elsewhere(request.sku)) is not None
+        }
+        if not away:
+            return None
+        home = away.get(min((request.sku for request in requests), key=str.encode))
+        if home is not None and (home.status is not Status.INVALID or self._batch.is_dedicated):
+            return home
+        return Answer(Status.LINES_SPAN_SHARDS)
 
     def _source_simply(self, request: LineRequest) -> Line | None:
         """The common case: one line of a SKU without pools, one location covers it, none is short.

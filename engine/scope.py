@@ -18,19 +18,23 @@ import msgspec
 from engine.messages import (
     Adjust,
     Audit,
+    Bind,
     Cancel,
     Command,
     Commit,
     Count,
+    Dedicate,
     Extend,
     Find,
     GetAvailability,
+    GetBinding,
     GetChannel,
     GetMap,
     GetReservation,
     GetStatistics,
     GetStock,
     GetStockAsOf,
+    ListChannels,
     ListMovements,
     ListReservations,
     ListShortfalls,
@@ -42,9 +46,11 @@ from engine.messages import (
     Restock,
     SetChannel,
     SetStock,
+    Settle,
     Ship,
     Status,
     Transfer,
+    Unbind,
 )
 
 SELL: Final = "sell"
@@ -81,6 +87,7 @@ VERBS: Final[dict[type[Command], str]] = {
     GetMap: READ,
     SetChannel: ADMIN,
     Audit: ADMIN,
+    **dict.fromkeys((Bind, Unbind, Settle, GetBinding, Dedicate, ListChannels), ADMIN),
 }
 ALL_VERBS: Final = frozenset(VERBS.values())
 ALSO: Final[dict[type[Command], frozenset[str]]] = {Find: frozenset({FULFIL}), GetMap: ALL_VERBS}
@@ -89,7 +96,7 @@ by itself, whatever it has come for."""
 CHANNEL_VERBS: Final = frozenset({SELL, FULFIL, READ})
 """What a channel's key may hold: stock and administration concern every channel."""
 SIGNED: Final[frozenset[type[Command]]] = frozenset(
-    {Receive, Adjust, Count, Transfer, SetStock, SetChannel}
+    {Receive, Adjust, Count, Transfer, SetStock, SetChannel, Dedicate}
 )
 """Commands that say whose key asked for them."""
 

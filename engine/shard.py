@@ -19,6 +19,7 @@ import heapq
 from engine import limits
 from engine import reservation as holds
 from engine.batch import Batch
+from engine.dedication_rules import DedicationRules
 from engine.messages import Answer, Command, Event, Expired
 from engine.reservation_rules import ReservationRules
 from engine.state import ShardState
@@ -37,7 +38,11 @@ class Shard:
         self._batch = Batch(number, shards, self.state, remembered_max)
         self._reservations = ReservationRules(self._batch)
         self._stock = StockRules(self._batch, self._reservations.forget_channel)
-        self.handlers = {**self._reservations.handlers(), **self._stock.handlers()}
+        self.handlers = {
+            **self._reservations.handlers(),
+            **self._stock.handlers(),
+            **DedicationRules(self._batch).handlers(),
+        }
         """Command → what decides and applies it, in an open batch."""
         self._soon: list[tuple[int, str]] = []
         """Deadlines of this second and the next, a heap."""

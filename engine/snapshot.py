@@ -9,7 +9,8 @@ was already forgotten then is left out.
             | MessagePack [kind, entries] | checksum u32
 
 The first chunk holds the settings, the stamp of the cut, the snapshot before this one, and the
-checksum of the record it was cut at, with which the tail must link. The digest of the whole is
+checksum of the record it was cut at, with which the tail must link; a second, of few shards, what
+is known of dedicated ones (`engine.dedications`). The digest of the whole is
 journaled with the pointer (`SnapshotTaken`) after the last chunk is stored, and is checked by
 whoever replays past it.
 
@@ -33,12 +34,13 @@ E = TypeVar("E")
 
 CHUNK_HEADER: Final = struct.Struct(">BIQQIB")
 _CHECKSUM: Final = struct.Struct(">I")
-_HEAD, _SKUS, _RESERVATIONS, _KEYS = range(4)
+_HEAD, _SKUS, _RESERVATIONS, _KEYS, _DEDICATIONS = range(5)
 _encode: Final = msgspec.msgpack.Encoder().encode
 _Head = tuple[int, int, Position, msgspec.Raw]
 _decode_kind: Final = msgspec.msgpack.Decoder(tuple[int, msgspec.Raw]).decode
 _decode_head: Final = msgspec.msgpack.Decoder(_Head).decode
 _decode_settings: Final = msgspec.msgpack.Decoder(Settings).decode
+_decode_bytes: Final = msgspec.msgpack.Decoder(bytes).decode
 _decode_skus: Final = msgspec.msgpack.Decoder(list[bytes]).decode
 _decode_entries: Final = msgspec.msgpack.Decoder(list[tuple[str, bytes]]).decode
 _FILL_BYTES: Final = limits.SNAPSHOT_CHUNK_BYTES_MAX // 2
@@ -94,6 +96,7 @@ class SnapshotWriter:
         self._entries_max = entries_max or limits.SNAPSHOT_SLICE_ENTRIES_MAX
         self._settings = state.settings()
         self._total = hash_entry(b"head", "", _encode(self._settings))
+        self._dedications = state.dedications.pack()
         state.copying += 1
         state.copies = []
         self._copying = state.copying
@@ -123,6 +126,9 @@ class SnapshotWriter:
 
     def _cut(self, checksum: int, previous: Position) -> Iterator[tuple[int, object]]:
         yield _HEAD, (self._now, checksum, previous, self._settings)
+        if self._dedications is not None:
+            self._total += hash_entry(b"dedications", "", self._dedications)
+            yield _DEDICATIONS, self._dedications
         sized_skus = ((packed, len(packed)) for packed in self._packed_skus())
         for skus in _pieces(sized_skus, self._entries_max):
             yield _SKUS, skus
@@ -281,6 +287,11 @@ class SnapshotReader:
             state.now, self.checksum, self.previous, settings = _decode_head(raw)
             self._count(b"head", "", bytes(settings))
             state.restore_settings(_decode_settings(form.settings(bytes(settings))))
+        elif kind == _DEDICATIONS:
+            packed = _decode_bytes(raw)
+            self._count(b"dedications", "", packed)
+            state.put_dedications(packed)
+            yield
         elif kind == _SKUS:
             for packed in _decode_skus(raw):
                 self._count(b"sku", "", packed)

@@ -23,9 +23,11 @@ import msgspec
 
 from engine import limits
 from engine import reservation as holds
+from engine.dedications import Dedications, unpack_dedications
 from engine.maps import BucketMap, TimeBuckets
 from engine.messages import (
     Adjusted,
+    Bound,
     Buried,
     Cancelled,
     ChannelPolicy,
@@ -33,6 +35,7 @@ from engine.messages import (
     Claimed,
     Committed,
     Counted,
+    Dedicated,
     Draw,
     Event,
     Exact,
@@ -48,6 +51,7 @@ from engine.messages import (
     Released,
     Reserved,
     Restocked,
+    Settled,
     Shipped,
     ShortfallChanged,
     SnapshotBegun,
@@ -55,6 +59,7 @@ from engine.messages import (
     State,
     StockSet,
     Transferred,
+    Unbound,
 )
 from engine.reservation import Reservation
 from engine.slices import Slices, drained
@@ -107,6 +112,7 @@ class ShardState:
         self.cluster_id = ""
         self.shards = 0
         self.hash = ""
+        self.dedications = Dedications()
         self.grace_until = 0
         self.finished_window_us = limits.FINISHED_WINDOW_US
         self.returns_window_us = limits.RETURNS_WINDOW_US
@@ -140,6 +146,10 @@ class ShardState:
             Passed: self._nothing,
             HandedOff: self._nothing,
             SnapshotBegun: self._nothing,
+            Bound: self._dedication,
+            Unbound: self._dedication,
+            Settled: self._dedication,
+            Dedicated: self._dedication,
         }
 
     def apply(self, event: Event) -> None:
@@ -205,6 +215,8 @@ class ShardState:
 
     def _summands(self) -> Iterator[int]:
         """Of the digest, entry by entry."""
+        if (dedications := self.dedications.pack()) is not None:
+            yield hash_entry(b"dedications", "", dedications)
         for name, packed in self.reservations.items():
             if not self.is_forgotten(packed, self.now):
                 yield hash_entry(b"reservation", name, packed)
@@ -249,6 +261,9 @@ class ShardState:
         return used_at + self.keys_window_us <= now
 
     # --- restoring from a snapshot ---
+
+    def put_dedications(self, packed: bytes) -> None:
+        self.dedications = unpack_dedications(packed)
 
     def put_sku(self, packed: bytes) -> None:
         stock = unpack_sku(packed)
@@ -491,6 +506,11 @@ class ShardState:
 
     def _channel_set(self, event: ChannelSet) -> None:
         self.channels[event.channel] = event.policy
+
+    def _dedication(self, event: Bound | Unbound | Settled | Dedicated) -> None:
+        known = self.skus.get(event.sku) is not None
+        if not self.dedications.apply(event) or known:
+            raise InvariantError(f"{event.sku}: {type(event).__name__} does not follow")
 
     # --- ownership ---
 

@@ -47,7 +47,6 @@ from engine.messages import (
     Transfer,
     Transferred,
 )
-from engine.placement import shard_of
 from engine.stock import SkuStock
 
 
@@ -178,6 +177,10 @@ class StockRules:
     ) -> Answer:
         """One movement that adds `change` units at its location, unless `refusal` or a rule says
         otherwise; a repetition of an earlier one is answered before that."""
+        if self._state.skus.get(command.sku) is None:
+            elsewhere = self._batch.elsewhere(command.sku)
+            if elsewhere is not None:
+                return elsewhere
         mark = command.fingerprint
         if command.key is not None:
             mark = mark.ljust(8, b"\0") if mark else fingerprint(_content(command))
@@ -198,8 +201,6 @@ class StockRules:
         if stock is None:
             if not self._batch.is_id(command.sku):
                 return invalid("sku is not an id")
-            if shard_of(command.sku, self._batch.shards) != self._batch.number:
-                return invalid(f"the SKU is not of shard {self._batch.number}")
             stock = SkuStock(command.sku)
         place = stock.locations.get(command.location)
         if (place.on_hand if place else 0) + change < 0:
@@ -212,16 +213,20 @@ class StockRules:
             return Answer(status)
         return Answer(status, stock.movement_view(command.location))
 
+    def _unknown(self, sku: str) -> Answer:
+        """The answer to what needs a SKU, and finds none."""
+        return self._batch.elsewhere(sku) or Answer(Status.UNKNOWN_SKU)
+
     def _get_stock(self, command: GetStock) -> Answer:
         stock = self._state.skus.get(command.sku)
         if stock is None:
-            return Answer(Status.UNKNOWN_SKU)
+            return self._unknown(command.sku)
         return Answer(Status.OK, stock.view())
 
     def _set_stock(self, command: SetStock) -> Answer:
         stock = self._state.skus.get(command.sku)
         if stock is None:
-            return Answer(Status.UNKNOWN_SKU)
+            return self._unknown(command.sku)
         if any(name not in stock.locations for name in command.safety_stock):
             return Answer(Status.UNKNOWN_LOCATION)
         if not all(map(self._batch.is_id, command.pools)):
@@ -238,7 +243,7 @@ class StockRules:
     def _get_availability(self, command: GetAvailability) -> Answer:
         stock = self._state.skus.get(command.sku)
         if stock is None:
-            return Answer(Status.UNKNOWN_SKU)
+            return self._unknown(command.sku)
         name = command.channel
         policy = self._state.channels.get(name) if name is not None else None
         waterfall = stock.waterfall(policy)
@@ -255,6 +260,8 @@ class StockRules:
         known = self._state.channels
         if command.channel not in known and len(known) >= limits.CHANNELS_MAX:
             return invalid(f"there are {limits.CHANNELS_MAX} channels already")
+        if command.unless_known and command.channel in known:
+            return Answer(Status.OK, ChannelView(command.channel, known[command.channel]))
         if known.get(command.channel) != policy:
             self._on_policy(command.channel)
             self._batch.do(ChannelSet(command.channel, policy, command.by))

@@ -162,6 +162,11 @@ class Client:
         """How many shards the installation has."""
         return self._way.shards
 
+    @property
+    def total(self) -> int:
+        """How many shards it has, hashed and dedicated."""
+        return self._way.total
+
     # --- reservations ------------------------------------------------------------------------
 
     async def reserve(
@@ -375,7 +380,7 @@ class Client:
 
     async def set_channel(self, channel: str, policy: ChannelPolicy) -> ChannelView:
         """What of the stock a channel may sell, in every shard."""
-        commands = [SetChannel(shard, channel, policy) for shard in range(self.shards)]
+        commands = [SetChannel(shard, channel, policy) for shard in range(self.total)]
         answers = await self.submit_many(commands)
         views = [_expect(answer, ChannelView) for answer in answers]
         return views[0]
@@ -388,7 +393,7 @@ class Client:
         """Every shard recomputes its sums and, unless `quick`, replays its journal; and compares.
 
         That of a large shard may take longer than a client waits: NOT_DONE."""
-        answers = await self.submit_many([Audit(shard, quick) for shard in range(self.shards)])
+        answers = await self.submit_many([Audit(shard, quick) for shard in range(self.total)])
         return [_expect(answer, AuditView) for answer in answers]
 
     # --- commands as they are ----------------------------------------------------------------

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Final, Literal
+from urllib.parse import quote
 
 import msgspec
 from cyclopts import App, Parameter
@@ -448,6 +449,32 @@ def _show_move(report: dict[str, Any]) -> None:
     print("shard {shard} is on its way to {host}".format(**report))
 
 
+def dedicate(sku: str, *, shard: int | None = None, engine: Engine = THE_ENGINE) -> int:
+    """Give a SKU a shard of its own, before its first stock.
+
+    On the day of the sale nothing else waits behind it, nor it behind anything else. The engine
+    must have been started with `--dedicated`. It stays so for ever; to say it again changes
+    nothing, and completes what was interrupted. For example:
+
+        onhand dedicate SNEAKER-42
+
+    Parameters
+    ----------
+    sku
+        Whose first stock is yet to come.
+    shard
+        The number of a dedicated shard; any that is free, if it is left out.
+    """
+    body = {} if shard is None else {"shard": shard}
+    path = f"/v1/stock/{quote(sku, safe='')}/dedicate"
+    engine.say(engine.client().post(path, body), _show_dedication)
+    return 0
+
+
+def _show_dedication(report: dict[str, Any]) -> None:
+    print("{sku} lives in shard {shard}, which has nothing else".format(**report))
+
+
 def restart(*, name: str, engine: Engine = THE_ENGINE) -> int:
     """Restart a host or a gateway, in order.
 
@@ -478,6 +505,7 @@ COMMANDS: Final[dict[str, Callable[..., int]]] = {
     "status": status,
     "move": move,
     "restart": restart,
+    "dedicate": dedicate,
 }
 
 

@@ -114,6 +114,8 @@ class Shape:
         Further ones, that keep up with the others and take over from one that dies, in a moment.
     shards
         Parts that the stock is divided into, for good.
+    dedicated
+        Parts beside those, each for one SKU that `onhand dedicate` names; never fewer than before.
     gateways
         Processes that serve the two ports.
     address
@@ -125,6 +127,7 @@ class Shape:
     hosts: int = DEFAULTS.hosts
     spares: int = DEFAULTS.spares
     shards: int = DEFAULTS.shards
+    dedicated: int = DEFAULTS.dedicated
     gateways: int = DEFAULTS.gateways
     address: str | None = None
     machines: int = DEFAULTS.machines

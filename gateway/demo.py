@@ -337,7 +337,8 @@ async def _persist(ask: Callable[[], Awaitable[_DONE]], is_open: Callable[[_DONE
 async def _close_the_books(sale: Sale, clerk: BinaryTill) -> SaleReport:
     seconds, rate = sale.seconds, sale.rate
     assert clerk.link.hello is not None
-    audits = [await clerk.ask(Audit(shard, quick=True)) for shard in range(clerk.link.hello.shards)]
+    total = clerk.link.hello.shards + clerk.link.hello.dedicated
+    audits = [await clerk.ask(Audit(shard, quick=True)) for shard in range(total)]
     stock = (await clerk.ask(GetStock(sale.sku))).body
     if not isinstance(stock, StockView):
         raise DemoError("the stock cannot be read after the sale")

@@ -63,8 +63,8 @@ class GatewayProcess:
         set_up_logs(directory.logs / f"{self._name}.log", settings.log_level)
         authenticate = Authenticator(settings, directory.keys)
         self._usage = Usage(settings.data_path)
-        self._router = Router(settings.shards, settings.control_token)
-        board = MapBoard(settings.control_token, settings.shards)
+        self._router = Router(settings.shards, settings.control_token, settings.dedicated)
+        board = MapBoard(settings.control_token, settings.shards, settings.dedicated)
         self._siblings = Siblings(settings.run_dir, settings.control_token)
         self._member = GatewayMember(self._router, board, self._close)
         self._edge = HttpEdge(self._api(authenticate))
@@ -73,6 +73,7 @@ class GatewayProcess:
             settings.shards,
             Forwarder(self._router, board, self._statistics),
             authenticate,
+            dedicated=settings.dedicated,
         )
         await self._server.listen(address_of(settings.run_dir, self._name))
         address = await self._server.listen(self._bind(settings.binary_port), reuse_port=True)
@@ -100,6 +101,7 @@ class GatewayProcess:
             authenticate,
             lambda home: mint(home, time.time_ns() // 1_000_000, os.urandom(RANDOM_BYTES)),
             self._ask_others,
+            dedicated=settings.dedicated,
             names={*LOOPBACK_NAMES, settings.bind} if keyless else None,
             servers_down=self._servers_down,
             diary=Diary(settings.slow_seconds),

@@ -45,7 +45,7 @@ class GatewayMember:
     ) -> None:
         """`close`: accept nothing more, and answer what is here; the router is closed after
         that."""
-        self.map = Map(-1, router.shards, [], [], {})
+        self.map = Map(-1, router.total, [], [], {})
         """The newest that was heard."""
         self._heard_at = asyncio.get_running_loop().time()
         self._router = router

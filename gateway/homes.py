@@ -13,42 +13,29 @@ from typing import Final
 
 from engine import limits
 from engine.messages import (
+    ABOUT_SKU,
     UNKNOWN_HOME,
-    Adjust,
     Audit,
+    Bind,
     Command,
-    Count,
-    GetAvailability,
+    Dedicate,
+    GetBinding,
     GetChannel,
-    GetStock,
-    GetStockAsOf,
-    ListMovements,
+    ListChannels,
     ListReservations,
     ListShortfalls,
     ListStock,
-    Receive,
     Reserve,
     SetChannel,
-    SetStock,
-    Transfer,
+    Settle,
+    Unbind,
 )
-from engine.placement import home_of, shard_of
+from engine.placement import shard_of
 
 RANDOM_BYTES: Final = 8
 GENERATIONS: Final = 4
 GENERATION_ENTRIES: Final = 32_768
 
-_ABOUT_SKU: Final = (
-    GetStock,
-    GetAvailability,
-    Receive,
-    Adjust,
-    Count,
-    Transfer,
-    SetStock,
-    GetStockAsOf,
-    ListMovements,
-)
 _ABOUT_SHARD: Final = (
     SetChannel,
     GetChannel,
@@ -56,6 +43,11 @@ _ABOUT_SHARD: Final = (
     ListStock,
     ListReservations,
     Audit,
+    Bind,
+    Unbind,
+    Settle,
+    GetBinding,
+    ListChannels,
 )
 _VERSION: Final = 8
 _UUID_CHARS: Final = 36
@@ -68,17 +60,25 @@ assert limits.SHARDS_MAX <= 1 << _HOME_BITS
 assert GENERATIONS * GENERATION_ENTRIES <= limits.BUCKET_ENTRIES_MAX
 
 
-def shard_for(command: Command, shards: int) -> int:
-    """The shard that the command itself says; UNKNOWN_HOME if it says none, or none that exists."""
+def sku_of(command: Command) -> str | None:
+    """The SKU that decides where the command belongs, if one does."""
     if isinstance(command, Reserve):
         lines = command.lines
         if len(lines) == 1:
-            return shard_of(lines[0].sku, shards)
-        return home_of([line.sku for line in lines], shards)
-    if isinstance(command, _ABOUT_SKU):
+            return lines[0].sku
+        return min((line.sku for line in lines), key=str.encode)
+    return getattr(command, "sku", None) if type(command) in ABOUT_SKU else None
+
+
+def shard_for(command: Command, shards: int, total: int = 0) -> int:
+    """The shard that the command itself says, of a SKU the hashed one; UNKNOWN_HOME if it says
+    none, or none of the `total` that there are."""
+    if (sku := sku_of(command)) is not None:
+        return shard_of(sku, shards)
+    if isinstance(command, Dedicate):
         return shard_of(command.sku, shards)
     if isinstance(command, _ABOUT_SHARD):
-        return command.shard if command.shard < shards else UNKNOWN_HOME
+        return command.shard if command.shard < (total or shards) else UNKNOWN_HOME
     return UNKNOWN_HOME
 
 
@@ -96,6 +96,34 @@ def home_in(reservation_id: str) -> int:
         return UNKNOWN_HOME
     home = reservation_id[15:18]
     return int(home, 16) if _HEX.issuperset(home) else UNKNOWN_HOME
+
+
+class DedicatedMemory:
+    """The dedicated shards of SKUs, as their hashed shards have said. A SKU that is missing costs a
+    way more; none is ever wrong, because what was declared stays so.
+
+    There are no more of them than shards, so nothing that is true is ever forgotten.
+    """
+
+    __slots__ = ("_shards",)
+
+    def __init__(self) -> None:
+        self._shards: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._shards)
+
+    def learn(self, sku: str, shard: int) -> None:
+        if len(self._shards) >= limits.SHARDS_MAX:
+            self._shards.clear()  # of another life of the engine, or not true
+        self._shards[sku] = shard
+
+    def recall(self, sku: str) -> int:
+        """The SKU's dedicated shard, or UNKNOWN_HOME."""
+        return self._shards.get(sku, UNKNOWN_HOME)
+
+    def forget(self) -> None:
+        self._shards.clear()
 
 
 class HomeMemory:

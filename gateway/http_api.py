@@ -71,6 +71,9 @@ class Engine(Protocol):
     ) -> dict[int, Answer]:
         """The answers of all shards."""
 
+    def place_of(self, sku: str) -> int:
+        """The shard that the SKU lives in, as far as is known here."""
+
     def owners(self) -> dict[int, tuple[int, str | None]]:
         """Shard → (epoch, address of the owner, or None)."""
 
@@ -90,19 +93,22 @@ class Api:
         mint: Mint,
         ask_others: AskOthers,
         *,
+        dedicated: int = 0,
         names: Collection[str] | None = LOOPBACK_NAMES,
         servers_down: Callable[[], list[int]] = list,
         diary: Diary | None = None,
         name: str = "gateway-1",
         around: Callable[[], list[Sample]] = list,
     ) -> None:
-        """`names`: of this host, as the Host header may have them; None = any, for keys protect.
+        """`shards`: hashed ones, `dedicated`: beside those; `total`: both together.
+        `names`: of this host, as the Host header may have them; None = any, for keys protect.
         `servers_down`: which of the servers that the journal is on cannot be asked; `name`: of this
         gateway; `around` tells of what is around the API at each scrape."""
         self.name = name
         self.around = around
         self.router = router
         self.shards = shards
+        self.total = shards + dedicated
         self.routes = routes
         self.mint = mint
         self.ask_others = ask_others

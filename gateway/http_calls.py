@@ -34,7 +34,7 @@ from engine.messages import (
     Ship,
     Status,
 )
-from engine.placement import home_of, shard_of
+from engine.placement import shard_of
 from gateway import http_history as history
 from gateway import problems
 from gateway.http_input import BodyDecoder, check_id, parse_number
@@ -89,7 +89,7 @@ class Call:
         text = self.query.get("home")
         if text is None:
             return UNKNOWN_HOME
-        return parse_number(text, "home", 0, self.api.shards - 1)
+        return parse_number(text, "home", 0, self.api.total - 1)
 
 
 def deadline_ms(command: Command) -> int:
@@ -118,8 +118,8 @@ def reserve(call: Call) -> Command:
             raise RefusedError(problems.INVALID, "reservation_id and Idempotency-Key differ")
         name = call.key
     if name is None:
-        home = home_of((line.sku for line in body.lines), call.api.shards)
-        name = call.api.mint(home)
+        smallest = min((line.sku for line in body.lines), key=str.encode)
+        name = call.api.mint(call.api.router.place_of(smallest))
     return Reserve(
         name,
         _lines(body.lines),
@@ -199,5 +199,6 @@ def get_availability(call: Call) -> Command:
 
 
 def get_channel(call: Call) -> Command:
-    """Every shard has all policies; which one is asked spreads the load, and is always the same."""
+    """Every hashed shard has all policies; which one is asked spreads the load, and is always the
+    same."""
     return GetChannel(shard_of(call.subject, call.api.shards), call.subject)

@@ -99,7 +99,7 @@ async def _walk(
     shard, after = _place(page)
     rows: list[Any] = []
     leave_at = loop.time() + PAGE_SECONDS
-    while shard < api.shards:
+    while shard < api.total:
         most = min(limit - len(rows), limits.LIST_ROWS_MAX)
         command = api.narrow(ask(shard, after or None, most), page.scope)
         more, after = read(body_of(await api.router.ask(command)))
@@ -108,13 +108,13 @@ async def _walk(
             shard += 1
         if len(rows) == limit or loop.time() > leave_at:
             break
-    return Walk(rows, f"{shard}~{after or ''}" if shard < api.shards else None)
+    return Walk(rows, f"{shard}~{after or ''}" if shard < api.total else None)
 
 
 async def shortfalls(page: "Page") -> Reply:
     limit = _limit(page)
     first, after = _shortfall_place(page)
-    last = min(first + SHARDS_PER_PAGE_MAX, page.api.shards)
+    last = min(first + SHARDS_PER_PAGE_MAX, page.api.total)
     commands: list[Command] = [
         ListShortfalls(shard, after if shard == first else None, limit)
         for shard in range(first, last)
@@ -128,7 +128,7 @@ async def shortfalls(page: "Page") -> Reply:
             if len(found) == limit:
                 following = f"{shard}~{each.sku}~{each.location}"
                 return Reply(200, _encode(Shortfalls(found, following)))
-    following_shard = f"{last}~~" if last < page.api.shards else None
+    following_shard = f"{last}~~" if last < page.api.total else None
     return Reply(200, _encode(Shortfalls(found, following_shard)))
 
 
@@ -151,7 +151,7 @@ def _place(page: "Page") -> tuple[int, str | None]:
     if text is None:
         return 0, None
     shard, _, name = text.partition("~")
-    number = parse_number(shard, "cursor", 0, page.api.shards - 1)
+    number = parse_number(shard, "cursor", 0, page.api.total - 1)
     return number, check_id(name, "cursor") if name else None
 
 
@@ -161,7 +161,7 @@ def _shortfall_place(page: "Page") -> tuple[int, tuple[str, str] | None]:
         return 0, None
     shard, _, rest = text.partition("~")
     sku, _, location = rest.partition("~")
-    number = parse_number(shard, "cursor", 0, page.api.shards - 1)
+    number = parse_number(shard, "cursor", 0, page.api.total - 1)
     if not sku:
         return number, None
     return number, (check_id(sku, "cursor"), check_id(location, "cursor"))

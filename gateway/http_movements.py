@@ -21,7 +21,7 @@ find a mistake of the caller which doubles nothing.
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -38,7 +38,6 @@ from engine.messages import (
 )
 from engine.messages import Movement as MovementCommand
 from engine.messages import MovementView as View
-from engine.placement import shard_of
 from engine.scope import Scope
 from gateway.http_input import BodyDecoder
 from gateway.http_reports import MovementResult, MovementResults
@@ -104,8 +103,10 @@ class Claim(NamedTuple):
         )
 
 
-def claims_of(key: str, movements: Sequence[MovementBody], shards: int) -> Iterator[Claim]:
-    """The claims of a request, in the order of its movements."""
+def claims_of(
+    key: str, movements: Sequence[MovementBody], place_of: Callable[[str], int]
+) -> Iterator[Claim]:
+    """The claims of a request, in the order of its movements; `place_of`: the shard of a SKU."""
     contents = [_encode(movement) for movement in movements]
     whole = _digest(b"\n".join(sorted(contents)))
     name = f"movements:{_digest(key.encode()).hex()}"
@@ -115,7 +116,7 @@ def claims_of(key: str, movements: Sequence[MovementBody], shards: int) -> Itera
         seen[content] += 1
         named = command_of(movement, name, _digest(whole + itself)[:8])
         own = _replace(named, key=f"movement:{itself.hex()}", fingerprint=whole[:8])
-        yield Claim(shard_of(movement.sku, shards), named, own)
+        yield Claim(place_of(movement.sku), named, own)
 
 
 def _digest(data: bytes) -> bytes:
@@ -124,13 +125,14 @@ def _digest(data: bytes) -> bytes:
 
 async def move_stock(api: "Api", scope: Scope, key: str, data: bytes) -> MovementResults:
     """Do all movements of a request; their results in order. Raises RefusedError if it is none."""
-    claims = list(claims_of(key, MOVEMENTS.read(data).movements, api.shards))
+    claims = list(claims_of(key, MOVEMENTS.read(data).movements, api.router.place_of))
     commands = [api.narrow(claim.named, scope) for claim in claims]
     if len({claim.shard for claim in claims}) > 1:
         asked = Holders.of(claims, await ask_each(api, [claim.probe for claim in claims]))
         if asked.foreign and not asked.ours:
             raise RefusedError(TABLE[Status.IDEMPOTENCY_MISMATCH])
     answers = await ask_each(api, commands)
+    claims = [each._replace(shard=api.router.place_of(each.named.sku)) for each in claims]
     held = Holders.of(claims, answers)
     if held.foreign and not held.ours | held.unsure:
         raise RefusedError(TABLE[Status.IDEMPOTENCY_MISMATCH])

@@ -168,7 +168,7 @@ async def _audits(page: Page, quick: bool) -> dict[int, Answer]:
     router = page.api.router
     if "shard" not in page.query:
         return await router.ask_all(lambda shard: Audit(shard, quick), AUDIT_DEADLINE_MS)
-    shard = parse_number(page.query["shard"], "shard", 0, page.api.shards - 1)
+    shard = parse_number(page.query["shard"], "shard", 0, page.api.total - 1)
     return {shard: await router.ask(Audit(shard, quick), AUDIT_DEADLINE_MS)}
 
 
@@ -209,7 +209,7 @@ class ReadinessProbe:
     async def _ask(self) -> Reply:
         router = self._api.router
         waiting = {shard for shard, (_, address) in router.owners().items() if address is None}
-        waiting |= set(range(self._api.shards)) - router.owners().keys()
+        waiting |= set(range(self._api.total)) - router.owners().keys()
         if not waiting:
             answers = await router.ask_all(
                 lambda shard: GetChannel(shard, "ready"), PROBE_DEADLINE_MS
@@ -222,7 +222,7 @@ class ReadinessProbe:
                 servers = ", ".join(map(str, down))
                 detail += f" Servers of the journal that are down: {servers[:200]}."
             return problems.refusal(problems.NOT_READY, detail)
-        return json_reply(Readiness("ready", self._api.shards))
+        return json_reply(Readiness("ready", self._api.total))
 
 
 async def shards(page: Page) -> Reply:
@@ -230,7 +230,7 @@ async def shards(page: Page) -> Reply:
     router = page.api.router
     owners = router.owners()
     rows = []
-    for shard in range(page.api.shards):
+    for shard in range(page.api.total):
         epoch, address = owners.get(shard, (None, None))
         head = router.heads.get(shard)
         rows.append(ShardOwner(shard, epoch, address, None if head is None else str(head)))

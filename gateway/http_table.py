@@ -11,6 +11,7 @@ from engine.messages import (
     Audit,
     Cancel,
     Commit,
+    Dedicate,
     Extend,
     GetAvailability,
     GetChannel,
@@ -31,11 +32,11 @@ from engine.messages import (
     Ship,
     Status,
 )
+from gateway import dedication, problems
 from gateway import http_calls as calls
 from gateway import http_history as history
 from gateway import http_lists as lists
 from gateway import http_pages as pages
-from gateway import problems
 from gateway.http_import import CSV, NDJSON
 from gateway.http_movements import MOVEMENTS
 from gateway.http_reports import (
@@ -481,6 +482,23 @@ _OF_STOCK: Final = (
         answers={200: _STOCK},
         refusals=(Status.UNKNOWN_SKU, Status.UNKNOWN_LOCATION),
         call=calls.set_stock,
+    ),
+    Operation(
+        name="dedicate",
+        method="POST",
+        path="/v1/stock/{sku}/dedicate",
+        tag=STOCK,
+        summary="Give a SKU a shard of its own, before its first stock",
+        description=(
+            "For ever. The same call again changes nothing, and completes what was interrupted. "
+            "Without `shard`, the engine takes a dedicated shard that is free."
+        ),
+        command=Dedicate,
+        body=dedication.BODY,
+        example=dedication.DedicateBody(8),
+        answers={200: dedication.DedicationReport("SKU-1", 8)},
+        refusals=(Status.DEDICATED, Status.SKU_KNOWN, Status.SHARD_TAKEN),
+        page=dedication.dedicate,
     ),
     Operation(
         name="getAvailability",

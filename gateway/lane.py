@@ -29,6 +29,7 @@ import msgspec
 from engine import limits
 from engine.messages import (
     BESIDE,
+    UNKNOWN_HOME,
     Adjust,
     Answer,
     Cancel,
@@ -134,6 +135,7 @@ class Lane:
         "address",
         "aside",
         "delay",
+        "departing",
         "draining",
         "earliest",
         "epoch",
@@ -170,6 +172,9 @@ class Lane:
         """No waiting ticket is due before."""
         self.scheduled = False
         """The router is going to look at this lane in this turn of the event loop."""
+        self.departing: dict[str, int] = {}
+        """SKUs that live elsewhere, as this shard has said, and where: once every flight has
+        landed, what waits here of them goes there."""
         self._next_number = 0
 
     @property
@@ -262,6 +267,15 @@ class Lane:
         for ticket in repeated:
             ticket.unsure = True
         self.give_back(repeated, 0.0)
+
+    def depart(self, where: Callable[[Command], int]) -> list[tuple[int, Ticket]]:
+        """Take out, in their order, the tickets that are to go elsewhere, and where to; `where`
+        says UNKNOWN_HOME of those that stay. Only while nothing is in flight."""
+        assert not self.flights, "an earlier one may yet come back"
+        self.departing.clear()
+        leaving = [(where(ticket.command), ticket) for ticket in self.waiting]
+        self.waiting = deque(ticket for shard, ticket in leaving if shard == UNKNOWN_HOME)
+        return [(shard, ticket) for shard, ticket in leaving if shard != UNKNOWN_HOME]
 
     def clear(self) -> list[Ticket]:
         """Take out every ticket that waits."""

@@ -21,6 +21,7 @@ from engine import limits
 from engine.messages import (
     MAGIC,
     PROTOCOL_VERSION,
+    UNKNOWN_HOME,
     Answer,
     Command,
     Hello,
@@ -53,6 +54,16 @@ class _TracedRequest(Message):
     deadline_ms: int
     commands: Sequence[Command | msgspec.Raw]
     traces: list[Trace]
+
+
+class _DedicatedRequest(Message):
+    """The same, for a dedicated shard."""
+
+    request_id: int
+    deadline_ms: int
+    commands: Sequence[Command | msgspec.Raw]
+    traces: list[Trace] | None
+    shard: int
 
 
 class Link:
@@ -91,15 +102,19 @@ class Link:
         deadline_ms: int,
         done: Done,
         traces: list[Trace] | None = None,
+        dedicated: int = UNKNOWN_HOME,
     ) -> int:
-        """Send one frame; its request id. Only while the link is up."""
+        """Send one frame; its request id. Only while the link is up. `dedicated`: the shard that it
+        is for, if that is a dedicated one."""
         assert self._connection is not None
         self._request_id = request_id = self._request_id + 1
-        request: Message = (
-            _Request(request_id, deadline_ms, commands)
-            if traces is None
-            else _TracedRequest(request_id, deadline_ms, commands, traces)
-        )
+        request: Message
+        if dedicated != UNKNOWN_HOME:
+            request = _DedicatedRequest(request_id, deadline_ms, commands, traces, dedicated)
+        elif traces is not None:
+            request = _TracedRequest(request_id, deadline_ms, commands, traces)
+        else:
+            request = _Request(request_id, deadline_ms, commands)
         frame = encode_frame(request)
         self._connection.send(request_id, frame, done)
         return request_id

@@ -151,6 +151,24 @@ TABLE: Final[dict[Status, Kind]] = dict(
             "There is no such record",
             "Take a position that an answer has named, or a time.",
         ),
+        _row(
+            Status.DEDICATED,
+            409,
+            "The SKU has another dedicated shard",
+            "It stays there. Name that shard, or none.",
+        ),
+        _row(
+            Status.SKU_KNOWN,
+            409,
+            "The SKU has stock already",
+            "A SKU is dedicated before its first stock; this one stays where it is.",
+        ),
+        _row(
+            Status.SHARD_TAKEN,
+            409,
+            "No dedicated shard is free for it",
+            "Start the engine with a larger --dedicated, or name another shard.",
+        ),
         _row(Status.INVALID, 400, "Not a valid request", "Mend the request."),
         _row(
             Status.FORBIDDEN,

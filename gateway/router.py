@@ -25,6 +25,12 @@ timer, no Task or Future per command, one sweep for all deadlines.
 A reservation is looked for where the caller says, where it was last seen, where its id says, and
 then everywhere (`gateway.search`). Releasing an id that exists nowhere leaves a tombstone at the
 home that the caller or the id vouches for, so that a reserve which is still under way cannot leak.
+
+A SKU that was given a shard of its own is learnt of from its hashed shard alone, which refuses with
+DEDICATED whatever comes for it. Then the lane there sends nothing more until all of its flights
+have landed; what waits there of that SKU, in order, goes over to the lane of the dedicated shard;
+and only now new commands go there directly. So none overtakes another, and who knows nothing, or
+has forgotten it, loses nothing but time.
 """
 
 import asyncio
@@ -45,6 +51,7 @@ from engine.messages import (
     Cancel,
     Command,
     Commit,
+    DedicatedTo,
     Detail,
     Extend,
     Find,
@@ -62,7 +69,8 @@ from engine.messages import (
     Status,
     Trace,
 )
-from gateway.homes import HomeMemory, home_in, shard_for
+from engine.placement import shard_of
+from gateway.homes import DedicatedMemory, HomeMemory, home_in, shard_for, sku_of
 from gateway.lane import Flight, Lane, Ticket, is_repeatable
 from gateway.link import Link
 from gateway.search import Search, Verdict
@@ -91,7 +99,7 @@ ABOUT_RESERVATION: Final = (
     GetReservation,
 )
 _SHED_LAST: Final = frozenset({Commit, Release, Extend, Ship, Cancel})
-_STUCK: Final = frozenset({Status.MOVED, Status.NOT_DONE, Status.OUTCOME_UNKNOWN})
+_STUCK: Final = frozenset({Status.MOVED, Status.NOT_DONE, Status.OUTCOME_UNKNOWN, Status.DEDICATED})
 _NOT_HERE: Final = frozenset({Status.UNKNOWN_RESERVATION, Status.SHARD_STOPPED})
 """What a wrong home may answer."""
 _COMES_BACK: Final = _STUCK | _NOT_HERE
@@ -126,13 +134,14 @@ class RouterStatistics(NamedTuple):
 class Router:
     """From commands to the hosts that own their shards. Lives on one event loop."""
 
-    def __init__(self, shards: int, key: str | None = None) -> None:
+    def __init__(self, shards: int, key: str | None = None, dedicated: int = 0) -> None:
+        """`shards`: hashed ones; `dedicated`: how many there are beside those."""
         self.shards = shards
         self.heads: dict[int, Position] = {}
         """The highest acknowledged position that was seen of each shard."""
         self.map_version = -1
         self._key = key
-        self._lanes = [Lane(shard) for shard in range(shards)]
+        self._lanes = [Lane(shard) for shard in range(shards + dedicated)]
         self._hosts: dict[str, Lane] = {}
         self._links: dict[str, Link] = {}
         self._retired: dict[Link, asyncio.TimerHandle] = {}
@@ -142,6 +151,7 @@ class Router:
         self._owners: set[str] = set()
         """Addresses of those that own something."""
         self._homes = HomeMemory()
+        self._dedicated = DedicatedMemory()
         self._loop = asyncio.get_running_loop()
         self._scheduled: list[Lane] = []
         self._busy: dict[Lane, None] = {}
@@ -177,7 +187,9 @@ class Router:
             self._shed += 1
             self._answers[Status.OVERLOADED] += 1
             reply(Answer(Status.OVERLOADED))
-        elif (shard := shard_for(command, self.shards)) != UNKNOWN_HOME:
+        elif (shard := shard_for(command, self.shards, self.total)) != UNKNOWN_HOME:
+            if self._dedicated and (lives := self._lives(command)) != UNKNOWN_HOME:
+                shard = lives
             self._enter(shard, self._ticket(command, deadline_ms, reply))
         elif isinstance(command, ABOUT_RESERVATION):
             self._forward_to_home(command, deadline_ms, reply)
@@ -186,6 +198,16 @@ class Router:
         else:
             self._answers[Status.INVALID] += 1
             reply(_invalid("no shard answers this"))
+
+    @property
+    def total(self) -> int:
+        """How many shards there are, hashed and dedicated."""
+        return len(self._lanes)
+
+    def place_of(self, sku: str) -> int:
+        """The shard that the SKU lives in, as far as is known here."""
+        lives = self._dedicated.recall(sku)
+        return shard_of(sku, self.shards) if lives == UNKNOWN_HOME else lives
 
     async def ask(self, command: Command, deadline_ms: int = limits.DEADLINE_MS_DEFAULT) -> Answer:
         """submit(), for who would rather wait."""
@@ -197,7 +219,7 @@ class Router:
         self, make: Callable[[int], Command], deadline_ms: int = limits.DEADLINE_MS_DEFAULT
     ) -> dict[int, Answer]:
         """The answers of all shards, each to a command of its own."""
-        asked = [self.ask(make(shard), deadline_ms) for shard in range(self.shards)]
+        asked = [self.ask(make(shard), deadline_ms) for shard in range(self.total)]
         return dict(enumerate(await asyncio.gather(*asked)))
 
     async def ask_hosts(
@@ -223,6 +245,8 @@ class Router:
         if version <= self.map_version:
             return
         self.map_version, self._alive = version, alive
+        if shards:
+            self._make_room(max(shards))
         for shard, lane in enumerate(self._lanes):
             epoch, address = shards.get(shard, (lane.epoch, None))
             if epoch >= lane.epoch:
@@ -232,6 +256,7 @@ class Router:
     def forget_map(self) -> None:
         """The next map is of another life of the engine: versions begin anew."""
         self.map_version = -1
+        self._dedicated.forget()
         for lane in self._lanes:
             lane.epoch = 0
 
@@ -373,6 +398,8 @@ class Router:
 
     def _pump(self, lane: Lane, now: float) -> None:
         """Send what may leave; refuse what has nowhere to go."""
+        if lane.departing and not lane.flights:
+            self._depart(lane)
         if lane.stopped:
             for ticket in lane.clear():
                 if ticket.hinted:
@@ -387,7 +414,9 @@ class Router:
             deadline_ms = min(max(1, ceil((flight.latest - now) * 1_000)), limits.DEADLINE_MS_MAX)
             encoded = [ticket.encoded for ticket in flight.tickets]
             traces = self._traces_of(flight) if self._traces else None
-            link.send(encoded, deadline_ms, partial(self._landed, lane, flight), traces)
+            landed = partial(self._landed, lane, flight)
+            dedicated = lane.shard if lane.shard >= self.shards else UNKNOWN_HOME
+            link.send(encoded, deadline_ms, landed, traces, dedicated)
 
     def _sweep(self) -> None:
         """Look after deadlines, pauses and former owners."""
@@ -461,9 +490,12 @@ class Router:
                 lane.delay = 0.0
         else:
             returned = self._lose(flight)
-        if returned:
+        if returned and lane.departing:
+            self._resends += len(returned)
+            lane.give_back(returned, 0.0)
+        elif returned:
             self._return(lane, returned)
-        if lane.waiting:
+        if lane.waiting or lane.departing:
             self._schedule(lane)
 
     def _hear(self, lane: Lane, flight: Flight, answers: list[Answer]) -> list[Ticket]:
@@ -503,7 +535,9 @@ class Router:
         if answer.status is Status.OUTCOME_UNKNOWN:
             return ticket.doubts <= DOUBTS_MAX and is_repeatable(ticket.command)
         body = answer.body
-        if isinstance(body, MovedTo) and body.address and body.epoch > lane.epoch:
+        if isinstance(body, DedicatedTo):
+            self._hear_where(lane, body)
+        elif isinstance(body, MovedTo) and body.address and body.epoch > lane.epoch:
             self._assign(lane, body.epoch, body.address)
             self._settle_links()
         return True
@@ -535,6 +569,33 @@ class Router:
             if position > self.heads.get(head.shard, START):
                 self.heads[head.shard] = position
 
+    # --- dedicated shards --------------------------------------------------------------------
+
+    def _lives(self, command: Command) -> int:
+        """The dedicated shard that the command belongs to, if it is known to; or UNKNOWN_HOME."""
+        sku = sku_of(command)
+        return UNKNOWN_HOME if sku is None else self._dedicated.recall(sku)
+
+    def _hear_where(self, lane: Lane, body: DedicatedTo) -> None:
+        """Only a hashed shard says where a SKU lives, and only a dedicated one is where it can; all
+        else is tried again like what was not done, until the deadline."""
+        if 0 <= lane.shard < self.shards <= body.shard < limits.SHARDS_MAX:
+            self._make_room(body.shard)
+            lane.departing[body.sku] = body.shard
+
+    def _depart(self, lane: Lane) -> None:
+        """Every flight has landed: what it has said of SKUs holds from now on, and what waits here
+        of them goes where they live."""
+        for sku, shard in lane.departing.items():
+            self._dedicated.learn(sku, shard)
+        for shard, ticket in lane.depart(self._lives):
+            self._push(self._lanes[shard], ticket)
+
+    def _make_room(self, shard: int) -> None:
+        """The installation may have more dedicated shards than when this router was made."""
+        for number in range(len(self._lanes), min(shard + 1, limits.SHARDS_MAX)):
+            self._lanes.append(Lane(number))
+
     # --- reservations ------------------------------------------------------------------------
 
     def _forward_to_home(self, command: ReservationCommand, deadline_ms: int, reply: Reply) -> None:
@@ -555,7 +616,7 @@ class Router:
             self._enter(command.home, ticket)
 
     def _valid(self, home: int) -> int:
-        return home if home < self.shards else UNKNOWN_HOME
+        return home if home < self.total else UNKNOWN_HOME
 
     def _search(self, ticket: Ticket) -> None:
         """Ask every host that owns anything who knows the reservation."""
@@ -580,7 +641,7 @@ class Router:
     def _searched(self, ticket: Ticket, search: Search) -> None:
         """Every host has answered, or will not."""
         self._searching.pop(ticket, None)
-        verdict = search.verdict(self.shards, {lane.shard for lane in self._lanes if lane.stopped})
+        verdict = search.verdict(self.total, {lane.shard for lane in self._lanes if lane.stopped})
         if verdict is Verdict.UNKNOWN:
             self._search_again(ticket)
         elif verdict is Verdict.FORBIDDEN:
@@ -615,7 +676,7 @@ class Router:
         """Send a command that was searched for to `home`, whose answer is the last word."""
         command = ticket.command
         assert isinstance(command, ABOUT_RESERVATION)
-        if self._closed or home >= self.shards or self._loop.time() >= ticket.deadline:
+        if self._closed or home >= self.total or self._loop.time() >= ticket.deadline:
             self._give_up(ticket)
             return
         command.home = home

@@ -167,7 +167,9 @@ async def _start(settings: Settings, programs: Programs, stack: AsyncExitStack) 
         stack.push_async_callback(redis.stop)
         await redis.start()
     installation = await _find_installation(settings)
-    settings = msgspec.structs.replace(settings, cluster_id=installation.cluster_id)
+    settings = msgspec.structs.replace(
+        settings, cluster_id=installation.cluster_id, dedicated=installation.dedicated
+    )
     cluster = Cluster(programs, directory.remember)
     stack.push_async_callback(cluster.stop)
     await cluster.start(settings.address, Path(settings.run_dir))
@@ -233,7 +235,11 @@ async def _find_installation(settings: Settings) -> Installation:
         except ValueError as error:
             raise UpError(f"--redis: {error}") from error
         found = await find_installation(
-            settings.data_path, servers, settings.shards, secrets.token_hex(8)
+            settings.data_path,
+            servers,
+            settings.shards,
+            secrets.token_hex(8),
+            settings.dedicated,
         )
         for each in servers:
             if isinstance(each, JournalError):

@@ -29,7 +29,11 @@ class Way(Protocol):
 
     @property
     def shards(self) -> int:
-        """How many shards the installation has; known once it is open."""
+        """How many hashed shards the installation has; known once it is open."""
+
+    @property
+    def total(self) -> int:
+        """How many shards it has, hashed and dedicated."""
 
     async def open(self, deadline: float) -> Answer | None:
         """None, or why it could not be opened."""
@@ -53,6 +57,11 @@ class Through:
     def shards(self) -> int:
         assert self.link.hello is not None
         return self.link.hello.shards
+
+    @property
+    def total(self) -> int:
+        assert self.link.hello is not None
+        return self.link.hello.shards + self.link.hello.dedicated
 
     async def open(self, deadline: float) -> Answer | None:
         self.link.start()
@@ -113,10 +122,14 @@ class Straight:
     def shards(self) -> int:
         return self._entry.shards
 
+    @property
+    def total(self) -> int:
+        return self._entry.total
+
     async def open(self, deadline: float) -> Answer | None:
         if (refusal := await self._entry.open(deadline)) is not None:
             return refusal
-        self._router = Router(self.shards, self._key)
+        self._router = Router(self.shards, self._key, self.total - self.shards)
         self._watch = MapWatch(self._entry.link, self._router, self._jitter)
         self._watch.start()
         try:

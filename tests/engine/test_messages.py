@@ -60,6 +60,12 @@ COMMANDS = {
     45: "GetMap",
     46: "ListStock",
     47: "ListReservations",
+    48: "Bind",
+    49: "Unbind",
+    50: "Settle",
+    51: "GetBinding",
+    52: "Dedicate",
+    53: "ListChannels",
 }
 EVENTS = {
     1: "Reserved",
@@ -86,6 +92,10 @@ EVENTS = {
     54: "Passed",
     55: "HandedOff",
     56: "SnapshotBegun",
+    57: "Bound",
+    58: "Unbound",
+    59: "Settled",
+    60: "Dedicated",
 }
 BODIES = {
     1: "ReservationView",
@@ -105,6 +115,9 @@ BODIES = {
     15: "MapView",
     16: "StockPage",
     17: "ReservationPage",
+    18: "DedicatedTo",
+    19: "Binding",
+    20: "ChannelPage",
 }
 STATUSES = {
     0: "OK",
@@ -128,10 +141,13 @@ STATUSES = {
     26: "HISTORY_NOT_KEPT",
     27: "NOT_YET",
     28: "UNKNOWN_RECORD",
+    29: "DEDICATED",
     30: "INVALID",
     31: "FORBIDDEN",
     32: "UNAUTHENTICATED",
     33: "TOO_MANY_REQUESTS",
+    34: "SKU_KNOWN",
+    35: "SHARD_TAKEN",
     40: "NOT_DONE",
     41: "OUTCOME_UNKNOWN",
     42: "OVERLOADED",

@@ -10,8 +10,10 @@ from actors.binary_server import BinaryServer, Reply
 from actors.map_board import MapBoard
 from engine import limits
 from engine.messages import (
+    ABOUT_SKU,
     Answer,
     Command,
+    Dedicate,
     Find,
     GetMap,
     GetStatistics,
@@ -44,8 +46,9 @@ START_US = 1_796_000_000 * limits.SECOND_US
 class Store:
     """The shards themselves, whoever owns them at the moment."""
 
-    def __init__(self, shards: int = SHARDS) -> None:
-        self.shards = [Shard(number, shards) for number in range(shards)]
+    def __init__(self, shards: int = SHARDS, dedicated: int = 0) -> None:
+        self.hashed = shards
+        self.shards = [Shard(number, shards) for number in range(shards + dedicated)]
         self.now = START_US
 
     def execute(self, shard: int, command: Command) -> Answer:
@@ -72,14 +75,14 @@ class Host:
         self.held: list[tuple[Request, Reply]] = []
         self.replaced: Callable[[Command], Answer | None] = lambda command: None
         """What is answered instead of executing; None = nothing."""
-        self.board = MapBoard(run, len(store.shards))
+        self.board = MapBoard(run, store.hashed, len(store.shards) - store.hashed)
         self.questions: list[GetMap] = []
         """What it was asked about the map."""
         self.address = f"unix:{path}"
         self.server: BinaryServer | None = None
 
     async def start(self) -> None:
-        self.server = BinaryServer("host", len(self.store.shards), self, _authenticate)
+        self.server = BinaryServer("host", self.store.hashed, self, _authenticate)
         await self.server.listen(self.address)
 
     async def die(self) -> None:
@@ -106,7 +109,7 @@ class Host:
             return
         self.frames.append(len(request.commands))
         self.deadlines_ms.append(request.deadline_ms)
-        answers = [self._answer(command) for command in request.commands]
+        answers = [self._answer(command, request.shard) for command in request.commands]
         heads = [Head(shard, 1, len(self.executed)) for shard in self.owned]
         reply(Response(request.request_id, answers, heads))
 
@@ -117,7 +120,7 @@ class Host:
         for request, reply in held:
             self.submit(request, OPERATOR, reply)
 
-    def _answer(self, command: Command) -> Answer:
+    def _answer(self, command: Command, dedicated: int) -> Answer:
         replaced = self.replaced(command)
         if replaced is not None:
             return replaced
@@ -130,7 +133,9 @@ class Host:
             return Answer(Status.OK, Homes(known, sorted(self.owned)))
         if isinstance(command, GetStatistics):
             return Answer(Status.OK, Statistics([]))
-        shard = shard_for(command, len(self.store.shards))
+        shard = shard_for(command, self.store.hashed)
+        if dedicated >= 0 and type(command) in ABOUT_SKU:
+            shard = dedicated
         if shard not in self.owned:
             epoch, address = self.moved.get(shard, (0, ""))
             return Answer(Status.MOVED, MovedTo(shard, epoch, address))
@@ -140,6 +145,8 @@ class Host:
 
 def shard_for(command: Command, shards: int) -> int:
     """Where a host looks for what a command is about."""
+    if isinstance(command, Dedicate):
+        return shard_of(command.sku, shards)
     if isinstance(command, Reserve):
         return home_of([line.sku for line in command.lines], shards)
     for name in ("shard", "home"):

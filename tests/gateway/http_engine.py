@@ -95,6 +95,10 @@ class LocalEngine:
         """The answers of all shards."""
         return {each.number: await self.ask(make(each.number)) for each in self.shards}
 
+    def place_of(self, sku: str) -> int:
+        """The SKU's hashed shard."""
+        return shard_of(sku, len(self.shards))
+
     def owners(self) -> dict[int, tuple[int, str | None]]:
         """All shards are owned."""
         return {each.number: (3, "unix:/run/host-1") for each in self.shards}

@@ -9,6 +9,7 @@ from engine import limits
 from engine.codec import GENESIS, START, Position, encode_record
 from engine.messages import (
     Adjusted,
+    Bound,
     Buried,
     Cancelled,
     ChannelPolicy,
@@ -16,6 +17,7 @@ from engine.messages import (
     Claimed,
     Committed,
     Counted,
+    Dedicated,
     Draw,
     Event,
     Expired,
@@ -31,12 +33,14 @@ from engine.messages import (
     Released,
     Reserved,
     Restocked,
+    Settled,
     Shipped,
     ShortfallChanged,
     SnapshotBegun,
     SnapshotTaken,
     StockSet,
     Transferred,
+    Unbound,
     UnitsMoved,
 )
 from engine.placement import HASH
@@ -133,6 +137,13 @@ def stock(scribe: Scribe) -> None:
     )
 
 
+def dedication(scribe: Scribe) -> None:
+    """All that a hashed shard and a dedicated one journal of it; a state has room for both."""
+    scribe.write(Bound("hot-1"), Dedicated("hot-2", SHARDS, "office"))
+    scribe.write(Unbound("hot-1"))
+    scribe.write(Bound("hot-3"), Settled("hot-3"))
+
+
 def sales(scribe: Scribe) -> None:
     """Holds over two places and out of a pool, kept in part, moved, shipped, cancelled and back."""
     apples = Line("apple", [Part("south", 3), Part("north", 1)], [Draw("vip", 2)])
@@ -182,6 +193,7 @@ def written() -> Scribe:
     scribe.at(GENESIS, Genesis(CLUSTER, SHARDS, HASH))
     scribe.claim("host-1")
     stock(scribe)
+    dedication(scribe)
     sales(scribe)
     first = scribe.snapshot(
         START, Counted("apple", "west", 0), ShortfallChanged("apple", "west", 1)
