@@ -48,7 +48,7 @@ def auditing(state: ShardState, number: int) -> Slices[AuditView]:
     yield from sliced(state.reservations.values(), sums.add)
     totals = _Totals(state, sums.promised, findings)
     yield from sliced(state.skus.values(), totals.add)
-    _look_at_dedications(state, findings)
+    _look_at_dedications(state, number, findings)
     for sku, name in sums.promised:
         findings.add(f"{sku} at {name}: promised, but unknown")
     if len(state.shortfalls) != totals.shortfalls:
@@ -76,14 +76,16 @@ def auditing(state: ShardState, number: int) -> Slices[AuditView]:
     )
 
 
-def _look_at_dedications(state: ShardState, findings: Findings) -> None:
+def _look_at_dedications(state: ShardState, number: int, findings: Findings) -> None:
     """A SKU is known here or lives elsewhere; a dedicated shard has nothing but its own."""
     known = state.dedications
     for sku, shard in known.dedicated.items():
         if state.skus.get(sku) is not None:
             findings.add(f"{sku}: known here, and dedicated to shard {shard}")
-    if known.bound and state.skus.size > (state.skus.get(known.bound) is not None):
-        findings.add(f"dedicated to {known.bound}, and there are other SKUs")
+    if 0 < state.shards <= number:  # as its genesis has it: it is a dedicated one
+        own = known.settled and state.skus.get(known.bound) is not None
+        if state.skus.size > own:
+            findings.add(f"dedicated to {known.bound or 'no SKU'}, and there are others")
 
 
 class _Sums:

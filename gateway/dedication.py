@@ -57,7 +57,7 @@ class DedicationReport(Struct):
     shard: int
 
 
-BODY = BodyDecoder(DedicateBody, optional=True)
+BODY = BodyDecoder(DedicateBody)
 _DONE = (Status.OK, Status.REPLAYED)
 
 

@@ -18,22 +18,22 @@ from engine.history import Movements, Replay
 from engine.messages import (
     Answer,
     Command,
+    Dedicate,
     GetStockAsOf,
     LedgerEntry,
     LedgerPage,
     ListMovements,
     Receive,
-    Reserve,
     Sample,
     Statistics,
     Status,
     StockAsOf,
     Trace,
 )
-from engine.placement import home_of, shard_of
+from engine.placement import shard_of
 from engine.scope import OPERATOR, Scope
 from engine.shard import Shard
-from gateway.homes import home_in, mint
+from gateway.homes import home_in, mint, sku_of
 from gateway.http_api import Api
 from gateway.http_edge import HttpEdge
 from gateway.http_table import route_table
@@ -51,8 +51,9 @@ _decode = msgspec.msgpack.Decoder(Command).decode
 class LocalEngine:
     """Commands are executed as they come, one batch each."""
 
-    def __init__(self, shards: int = SHARDS) -> None:
-        self.shards = [Shard(number, shards) for number in range(shards)]
+    def __init__(self, shards: int = SHARDS, dedicated: int = 0) -> None:
+        self.hashed = shards
+        self.shards = [Shard(number, shards) for number in range(shards + dedicated)]
         self.heads: dict[int, Position] = {0: Position(3, 7)}
         self.now = START_US
         self.replaced: Callable[[Command], Answer | None] = lambda command: None
@@ -96,8 +97,9 @@ class LocalEngine:
         return {each.number: await self.ask(make(each.number)) for each in self.shards}
 
     def place_of(self, sku: str) -> int:
-        """The SKU's hashed shard."""
-        return shard_of(sku, len(self.shards))
+        """The SKU's dedicated shard, if it has one."""
+        hashed = shard_of(sku, self.hashed)
+        return self.shards[hashed].state.dedications.dedicated.get(sku, hashed)
 
     def owners(self) -> dict[int, tuple[int, str | None]]:
         """All shards are owned."""
@@ -121,7 +123,7 @@ class LocalEngine:
 
     def _look_back(self, number: int, command: GetStockAsOf | ListMovements) -> Answer:
         """What a historian would answer, short of the pages."""
-        replay, watch = Replay(Shard(number, len(self.shards))), Movements(command.sku, None)
+        replay, watch = Replay(Shard(number, self.hashed)), Movements(command.sku, None)
         records = [each for each in self.records if each.shard == number]
         entries: list[LedgerEntry] = []
         for each in records:
@@ -143,14 +145,14 @@ class LocalEngine:
         return Answer(Status.OK, StockAsOf(*replay.position, replay.time, stock.view()))
 
     def _shard(self, command: Any) -> Shard:
-        if isinstance(command, Reserve):
-            return self.shards[home_of([line.sku for line in command.lines], len(self.shards))]
+        if (sku := sku_of(command)) is not None:
+            return self.shards[self.place_of(sku)]
+        if isinstance(command, Dedicate):
+            return self.shards[shard_of(command.sku, self.hashed)]
         if hasattr(command, "reservation_id"):
             known = [each for each in self.shards if each.knows(command.reservation_id, None)]
             hint = command.home if command.home >= 0 else home_in(command.reservation_id)
             return known[0] if known else self.shards[hint % len(self.shards)]
-        if hasattr(command, "sku"):
-            return self.shards[shard_of(command.sku, len(self.shards))]
         number: int = command.shard
         return self.shards[number]
 
@@ -180,7 +182,7 @@ def make_api(engine: LocalEngine, authenticate: Keys | None = None, **options: A
     count = iter(range(1_000_000))
     return Api(
         engine,
-        len(engine.shards),
+        engine.hashed,
         route_table(),
         authenticate or Keys(),
         lambda home: mint(home, 0, next(count).to_bytes(8)),

@@ -25,6 +25,7 @@ from actors.archive import Archive
 from actors.journal import Entry
 from engine.audit import audit
 from engine.codec import Position, decode_record
+from engine.dedications import Dedications
 from engine.messages import Body, Command, Event, Hello, Message, Request, Response
 from engine.reservation import Reservation
 from engine.shard import Shard
@@ -182,7 +183,17 @@ def schema() -> dict[str, str]:
     """The fields, in the order in which they are written, of every type that today's engine puts
     into records, snapshots and frames."""
     found: dict[str, str] = {}
-    for kind in (Event, Command, Body, Hello, Request, Response, Reservation, Settings):
+    for kind in (
+        Event,
+        Command,
+        Body,
+        Hello,
+        Request,
+        Response,
+        Reservation,
+        Settings,
+        Dedications,
+    ):
         _note_fields(inspect.type_info(kind), found)
     return dict(sorted(found.items()))
 
