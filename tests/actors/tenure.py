@@ -10,6 +10,7 @@ from actors.journal import Memory
 from actors.marks import Marks
 from actors.owner import Owner
 from engine.messages import (
+    UNKNOWN_HOME,
     Answer,
     Command,
     GetStatistics,
@@ -52,8 +53,10 @@ class Tenure:
         journal: RoomyJournal | None = None,
         name: str = "host",
         others: Sequence[RoomyJournal] = (),
+        dedicated: int = 0,
     ) -> None:
-        """`others`: servers that the journal is on, beside that of the trial."""
+        """`others`: servers that the journal is on, beside that of the trial; `dedicated`: shards
+        beside those of the trial."""
         self.journal = journal or RoomyJournal(trial.store)
         journals = [self.journal, *others]
         redis = tuple(f"unix:///{number}" for number in range(len(journals))) if others else ()
@@ -64,7 +67,7 @@ class Tenure:
         self.name = name
         self.host = Host(
             name,
-            Settings(shards=trial.shards, hosts=1, grace_us=0, redis=redis),
+            Settings(shards=trial.shards, dedicated=dedicated, hosts=1, grace_us=0, redis=redis),
             "here",
             journals,
             Marks(trial.directory),
@@ -88,16 +91,18 @@ class Tenure:
             self.host.assign(shard, None)
         await eventually(lambda: set(shards) <= set(self.host.status().owned))
 
-    def send(self, *commands: Command, deadline_ms: int = 5_000) -> list[Response]:
-        """What will have been answered to a request of these commands."""
+    def send(
+        self, *commands: Command, deadline_ms: int = 5_000, dedicated: int = UNKNOWN_HOME
+    ) -> list[Response]:
+        """What will have been answered to a request of these commands, for that shard."""
         answered: list[Response] = []
         self._requests += 1
-        request = Request(self._requests, deadline_ms, list(commands))
+        request = Request(self._requests, deadline_ms, list(commands), None, dedicated)
         self.host.submit(request, OPERATOR, answered.append)
         return answered
 
-    async def ask(self, *commands: Command) -> list[Answer]:
-        answered = self.send(*commands)
+    async def ask(self, *commands: Command, dedicated: int = UNKNOWN_HOME) -> list[Answer]:
+        answered = self.send(*commands, dedicated=dedicated)
         await eventually(lambda: bool(answered))
         assert 1 == len(answered)
         return answered[0].answers

@@ -9,6 +9,7 @@ from actors.installation import (
     Installation,
     InstallationError,
     find_installation,
+    read_installation,
     write_installation,
 )
 from actors.journal import JournalError
@@ -168,3 +169,34 @@ async def test_an_older_server_is_told_if_it_is_ours(tmp_path: Path) -> None:
     await find_installation(tmp_path, [others], 4, "fresh")
 
     assert await others.said() is None
+
+
+# --- dedicated shards ------------------------------------------------------------------------
+
+
+async def test_dedicated_shards_become_more_and_never_fewer(tmp_path: Path) -> None:
+    """A later start may ask for more; one that asks for fewer, or says nothing, has them all."""
+    journal = MemoryJournal(MemoryStore())
+    asked = [0, 2, 0, 3, 1]
+    found = [await find_installation(tmp_path, [journal], 4, "fresh", each) for each in asked]
+
+    assert [0, 2, 2, 3, 3] == [each.dedicated for each in found]
+    assert [4, 6, 6, 7, 7] == [each.total for each in found]
+    assert read_installation(tmp_path) == found[-1]
+
+
+@pytest.mark.parametrize("dedicated", [0, 1])
+async def test_dedicated_shards_are_not_forgotten_with_the_file(
+    tmp_path: Path, dedicated: int
+) -> None:
+    """A data directory that was lost does not make fewer of them than have journals."""
+    journal = await journal_of(4)
+    for shard in (4, 5):
+        record, _ = encode_record(shard, GENESIS, 1, 0, START, [Genesis("old", 4, HASH)])
+        await journal.append(shard, GENESIS, record, create=True)
+
+    with pytest.raises(InstallationError, match="another number of shards"):
+        await find_installation(tmp_path, [journal], 4, "fresh", dedicated)
+    assert Installation("old", 4, 1, 2) == await find_installation(
+        tmp_path, [journal], 4, "fresh", 2
+    )
