@@ -193,7 +193,8 @@ async def check(
     check_heads(history.attempts, books)
     journal = await read_journal(redis_url or engine.redis_url, status.shards)
     books.findings += check_journal(journal, history, stands, audits, books, whole=whole)
-    assert [] == books.findings[:FINDINGS_MAX], f"{len(books.findings)} findings"
+    told = "\n".join(books.findings[:FINDINGS_MAX])
+    assert not books.findings, f"{len(books.findings)} findings, the first of them:\n{told}"
     return books
 
 
