@@ -56,18 +56,22 @@ from engine import limits
 from engine.messages import (
     Adjust,
     Answer,
+    Bind,
     Cancel,
     Command,
     Commit,
     Count,
+    Dedicate,
     Extend,
     GetAvailability,
+    GetBinding,
     GetChannel,
     GetReservation,
     GetStock,
     LineMove,
     LineRequest,
     LineView,
+    ListChannels,
     ListReservations,
     ListShortfalls,
     ListStock,
@@ -82,21 +86,21 @@ from engine.messages import (
     Restock,
     SetChannel,
     SetStock,
+    Settle,
     Ship,
     Shortage,
     ShortLine,
     State,
     Status,
     Transfer,
+    Unbind,
 )
-from engine.placement import shard_of
+from tests.engine.model_refusal import RefusalError, check_ids
 from tests.engine.model_stock import (
     Line,
     Part,
-    RefusalError,
     Reservation,
     StockModel,
-    check_ids,
     content,
     place_after,
 )
@@ -263,8 +267,7 @@ class Model(StockModel):
         if name in self.reservations:
             return self.reserve_again(name, request)
         check_ids(name, channel)
-        if any(shard_of(want.sku, self.shards) != self.number for want in command.lines):
-            raise RefusalError(Status.LINES_SPAN_SHARDS)
+        self.check_live_together([want.sku for want in command.lines])
         served = self.policy(channel).locations
         named = {want.location for want in command.lines} - {None}
         if served is not None and not named <= set(served):
@@ -491,6 +494,8 @@ class Model(StockModel):
                 return self.list_stock(command)
             case ListReservations():
                 return self.list_reservations(command)
+            case Bind() | Unbind() | Settle() | GetBinding() | Dedicate() | ListChannels():
+                return self.decide_dedication(command)
             case _:
                 assert isinstance(command, ReservationCommand)
                 return self.about_reservation(command)

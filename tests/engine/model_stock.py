@@ -5,7 +5,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from re import fullmatch
 
 import msgspec
 
@@ -14,7 +13,6 @@ from engine.messages import (
     Adjust,
     Answer,
     AvailabilityView,
-    Body,
     ChannelPolicy,
     ChannelView,
     Command,
@@ -40,6 +38,8 @@ from engine.messages import (
     StockView,
     Transfer,
 )
+from tests.engine.model_dedication import DedicationModel
+from tests.engine.model_refusal import RefusalError, check_ids
 
 
 @dataclass
@@ -93,31 +93,17 @@ class Sku:
     physical_version: int = 0
 
 
-class RefusalError(Exception):
-    """Ends the command at hand; whoever executes it returns the answer."""
-
-    def __init__(self, status: Status, body: Body | None = None) -> None:
-        super().__init__(status)
-        self.answer = Answer(status, body)
-
-
 def content(command: Command, *, without: Sequence[str]) -> bytes:
     """What the command asks for, apart from the fields that do not count."""
     fields = {name: getattr(command, name) for name in command.__struct_fields__}
     return msgspec.msgpack.encode([type(command).__name__, fields | dict.fromkeys(without)])
 
 
-def check_ids(*ids: str | None) -> None:
-    for name in ids:
-        if name is not None and not fullmatch(limits.ID_PATTERN, name):
-            raise RefusalError(Status.INVALID)
-
-
-class StockModel:
+class StockModel(DedicationModel):
     """The SKUs, channels and keys of one shard; its reservations are only summed here."""
 
     def __init__(self, number: int, shards: int) -> None:
-        self.number, self.shards = number, shards
+        super().__init__(number, shards)
         self.now = self.grace_until = 0
         self.finished_window_us = limits.FINISHED_WINDOW_US
         self.returns_window_us = limits.RETURNS_WINDOW_US
@@ -126,8 +112,10 @@ class StockModel:
         self.ledger: list[tuple[str, str, int]] = []
         self.reservations: dict[str, Reservation] = {}
         self.keys: dict[str, tuple[bytes, int]] = {}
-        self.channels: dict[str, ChannelPolicy] = {}
         self.noticed: list[Shortfall] = []
+
+    def has_stock(self, sku: str) -> bool:
+        return sku in self.skus
 
     # --- sums --------------------------------------------------------------------------------
 
@@ -275,6 +263,7 @@ class StockModel:
     # --- commands ----------------------------------------------------------------------------
 
     def movement(self, command: Movement) -> Answer:
+        self.check_lives(command.sku)
         self.check_form(command)
         fingerprint = command.fingerprint or content(command, without=["key", "fingerprint", "by"])
         if self.used(command.key, fingerprint):
@@ -312,6 +301,7 @@ class StockModel:
             raise RefusalError(Status.STALE_COUNT)
 
     def check_place(self, sku: str, *locations: str) -> None:
+        self.check_lives(sku)
         if sku not in self.skus:
             raise RefusalError(Status.UNKNOWN_SKU)
         if not set(locations) <= set(self.skus[sku].locations):
@@ -356,6 +346,8 @@ class StockModel:
     def set_channel(self, command: SetChannel) -> Answer:
         policy = command.policy
         check_ids(command.channel, *policy.pools, *(policy.locations or []))
+        if command.unless_known and command.channel in self.channels:
+            return Answer(Status.OK, ChannelView(command.channel, self.channels[command.channel]))
         self.channels[command.channel] = policy
         return Answer(Status.OK, ChannelView(command.channel, policy))
 
