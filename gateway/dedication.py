@@ -13,7 +13,7 @@ The policies are copied because a dedicated shard may be younger than they are. 
 already is left alone: it may be newer than what is copied.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
@@ -61,32 +61,52 @@ BODY = BodyDecoder(DedicateBody)
 _DONE = (Status.OK, Status.REPLAYED)
 
 
+class Asker(Protocol):
+    """Whoever brings commands to their shards."""
+
+    async def ask(self, command: Command) -> Answer: ...
+
+
 async def dedicate(page: Page) -> Reply:
     """Take the steps."""
     wanted = BODY.read(await page.body()).shard
-    steps = _Steps(page.api, page.scope, page.subject)
+    api = page.api
+    steps = Steps(_Signed(api, page.scope), api.shards, api.total, page.subject)
     return json_reply(DedicationReport(page.subject, await steps.take(wanted)))
 
 
-class _Steps:
-    """Of one SKU."""
+class _Signed:
+    """Asks in the name of a key."""
 
-    def __init__(self, api: "Api", scope: "Scope", sku: str) -> None:
+    def __init__(self, api: "Api", scope: "Scope") -> None:
         self._api = api
         self._scope = scope
+
+    async def ask(self, command: Command) -> Answer:
+        return await self._api.router.ask(self._api.narrow(command, self._scope))
+
+
+class Steps:
+    """Of one SKU."""
+
+    def __init__(self, asker: Asker, shards: int, total: int, sku: str) -> None:
+        """`shards`: hashed ones; `total`: with the dedicated ones."""
+        self._asker = asker
+        self._shards = shards
+        self._total = total
         self._sku = sku
-        self._hashed = shard_of(sku, api.shards)
+        self._hashed = shard_of(sku, shards)
 
     async def take(self, wanted: int | None) -> int:
         """The SKU's dedicated shard. Raises RefusedError."""
         shard = await self._choose() if wanted is None else wanted
-        if not self._api.shards <= shard < self._api.total:
+        if not self._shards <= shard < self._total:
             raise RefusedError(problems.INVALID, f"Shard {shard} is no dedicated one.")
         await self._must(Bind(shard, self._sku))
         await self._copy_channels(shard)
-        answer = await self._ask(Dedicate(self._sku, shard))
+        answer = await self._asker.ask(Dedicate(self._sku, shard))
         if answer.status in (Status.DEDICATED, Status.SKU_KNOWN, Status.SHARD_TAKEN):
-            await self._ask(Unbind(shard, self._sku))
+            await self._asker.ask(Unbind(shard, self._sku))
         lives = answer.body.shard if isinstance(answer.body, DedicatedTo) else shard
         if answer.status is Status.DEDICATED and wanted is None:
             shard = lives  # another call for the same SKU has come first
@@ -98,7 +118,7 @@ class _Steps:
     async def _choose(self) -> int:
         """The shard that is kept for the SKU already, or else the first that is free."""
         free = None
-        for shard in range(self._api.shards, self._api.total):
+        for shard in range(self._shards, self._total):
             binding = await self._must(GetBinding(shard))
             assert isinstance(binding, Binding)
             if binding.sku == self._sku:
@@ -120,10 +140,7 @@ class _Steps:
 
     async def _must(self, command: Command) -> object:
         """The body of the answer to what nothing ought to be in the way of."""
-        answer = await self._ask(command)
+        answer = await self._asker.ask(command)
         if answer.status not in _DONE:
             raise RefusedError(TABLE[answer.status])
         return answer.body
-
-    async def _ask(self, command: Command) -> Answer:
-        return await self._api.router.ask(self._api.narrow(command, self._scope))

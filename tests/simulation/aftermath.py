@@ -19,7 +19,17 @@ from typing import TYPE_CHECKING, Final
 from actors.journal import journal_key
 from actors.owner import Phase
 from engine.codec import Position
-from engine.messages import Answer, Command, GetStock, LineRequest, Receive, Reserve, Status
+from engine.messages import (
+    UNKNOWN_HOME,
+    Answer,
+    Command,
+    Dedicate,
+    GetStock,
+    LineRequest,
+    Receive,
+    Reserve,
+    Status,
+)
 from engine.placement import shard_of
 from tests.simulation.calls import is_repeatable
 from tests.simulation.faults import ROOM
@@ -72,6 +82,7 @@ class Aftermath:
         if self._history.lossy:  # whoever has not noticed it yet gets the time to
             self._pass(3 * SECOND)
         self._ask(self._witness, unknown_calls(self._history))
+        self._dedicate_again()
         self._look_at_everything()
         self._history.lived = self._take_digests()
         seed = self._world.scenario.seed
@@ -172,6 +183,24 @@ class Aftermath:
             return status in NO_ANSWER and status is not Status.NOT_DONE
         return status in NO_ANSWER or (status is Status.SHARD_STOPPED and not self._stopped)
 
+    def _dedicate_again(self) -> None:
+        """Whoever has not got to the end of it takes the same steps again."""
+        skus = {
+            step.command.sku
+            for step in self._world.scenario.steps
+            if isinstance(step.command, Dedicate)
+        }
+        deadline = self._time.now + HEALING
+        for sku in sorted(skus) if not self._stopped else ():
+            is_done = False
+            while not is_done and not self._bugs:
+                self._witness.send(Step(self._time.now, 0, Dedicate(sku, UNKNOWN_HOME)))
+                self._until(lambda: not self._witness.waiting, HEALING)
+                refused = self._witness.refused
+                is_done = refused is None or not refused.kind.retryable
+                if self._time.now >= deadline:
+                    self._bugs.append(f"{sku} cannot be dedicated: {refused}")
+
     def _work_anew(self) -> None:
         """Every shard takes stock and sells it, through every gateway."""
         world = self._world
@@ -200,7 +229,8 @@ class Aftermath:
             call = history.asked[told.call]
             if told.call >= asked and told.answer.status in UNFOUND:
                 assert isinstance(call.command, GetStock), "nothing else is under way"
-                if shard_of(call.command.sku, history.shards) not in self._stopped:
+                places = {shard_of(call.command.sku, history.shards)}
+                if places.isdisjoint(self._stopped) and not (history.dedicated and self._stopped):
                     self._bugs.append(f"{call.client} does not find who has {call.command.sku}")
 
     @property
@@ -209,7 +239,11 @@ class Aftermath:
 
     def _look_at_everything(self) -> None:
         scenario = self._world.scenario
-        self._ask(self._witness, final_reads(scenario.skus, scenario.shards, scenario.steps))
+        reads = final_reads(
+            *(scenario.skus, scenario.shards, scenario.steps),
+            are_homes_known=not scenario.dedicated,
+        )
+        self._ask(self._witness, reads)
 
     # --- what is there ---
 
@@ -218,7 +252,7 @@ class Aftermath:
         found: dict[int, tuple[Position, bytes] | None] = {}
 
         def is_there() -> bool:
-            shards = set(range(self._history.shards)) - set(self._stopped)
+            shards = set(range(self._history.total)) - set(self._stopped)
             found.clear()
             found.update((shard, self._digest(shard)) for shard in shards)
             return None not in found.values()

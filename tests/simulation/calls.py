@@ -18,6 +18,8 @@ from engine.messages import (
     UNKNOWN_HOME,
     Adjust,
     Adjusted,
+    Bind,
+    Bound,
     Buried,
     Cancel,
     Cancelled,
@@ -27,6 +29,8 @@ from engine.messages import (
     Committed,
     Count,
     Counted,
+    Dedicate,
+    Dedicated,
     Event,
     Extend,
     Extended,
@@ -42,12 +46,16 @@ from engine.messages import (
     Restocked,
     SetChannel,
     SetStock,
+    Settle,
+    Settled,
     Ship,
     Shipped,
     Status,
     StockSet,
     Transfer,
     Transferred,
+    Unbind,
+    Unbound,
 )
 from tests.simulation.history import Asked, History, Told
 
@@ -81,9 +89,15 @@ MAKERS: Final[dict[type[Event], type[Command]]] = {
     Transferred: Transfer,
     StockSet: SetStock,
     ChannelSet: SetChannel,
+    Bound: Bind,
+    Unbound: Unbind,
+    Settled: Settle,
+    Dedicated: Dedicate,
 }
 """Event → the command that does it."""
 FILLED_IN: Final = {"home": UNKNOWN_HOME, "scope": None, "bury": False, "by": ""}
+_TO_SHARD: Final = (SetChannel, Bind, Unbind, Settle)
+"""Commands that say whom they are for."""
 NEEDS_KEY: Final = (Receive, Adjust, Count, Transfer, MoveLines)
 NEEDS_KEY_WITH_LINES: Final = (Ship, Cancel, Restock)
 
@@ -113,7 +127,7 @@ def name_of(message: Any, kind: type[Command]) -> Name:
         return kind, message.reservation_id
     if kind is SetChannel:
         return kind, message.channel
-    if kind is SetStock:
+    if kind in (SetStock, Bind, Unbind, Settle, Dedicate):
         return kind, message.sku
     return kind, message.sku, message.location, message.quantity, message.key
 
@@ -193,7 +207,7 @@ class Calls:
         `shard`, and whether it is in doubt that they had an effect by `stored_at`."""
         found: list[tuple[Command, bool]] = []
         for command in self._named.get(name_of(event, kind), {}).values():
-            if isinstance(command, SetChannel) and command.shard != shard:
+            if isinstance(command, _TO_SHARD) and command.shard != shard:
                 continue
             fields: dict[str, Any] = {}
             if isinstance(event, Buried):

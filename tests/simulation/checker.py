@@ -84,7 +84,7 @@ class Judge:
         self.violations: list[str] = []
         self.calls = Calls(history)
         self.arrivals = Arrivals(history, self.calls)
-        shards = range(history.shards)
+        shards = range(history.total)
         self.stored_at: list[dict[Position, int]] = [{} for _ in shards]
         """Per shard: since when each record of the lineage has been durable, for the last time."""
         self.first_stored_at: list[dict[Position, int]] = [{} for _ in shards]
@@ -100,7 +100,7 @@ class Judge:
         self._check_stored()
         for given in self.history.given:
             self._sort(given)
-        for shard in range(self.history.shards):
+        for shard in range(self.history.total):
             replay = Replay(
                 shard,
                 self.history,
@@ -118,6 +118,7 @@ class Judge:
         self._check_order()
         self._check_clients()
         self._check_ends()
+        self._check_lives()
         return self.violations
 
     def _may_lack(self, shard: int) -> bool:
@@ -135,7 +136,7 @@ class Judge:
     def _check_stored(self) -> None:
         """Nothing is written after a newer claim, and what was durable stays."""
         history = self.history
-        lineages = [dict(history.lineage.get(shard, ())) for shard in range(history.shards)]
+        lineages = [dict(history.lineage.get(shard, ())) for shard in range(history.total)]
         seen: set[tuple[int, Position]] = set()
         for stored in history.stored:
             shard, position = stored.shard, stored.position
@@ -329,7 +330,7 @@ class Judge:
 
     def _check_ends(self) -> None:
         history = self.history
-        for shard in range(history.shards):
+        for shard in range(history.total):
             if shard in history.stopped:
                 if not self._may_lack(shard):
                     self.violations.append(
@@ -343,6 +344,24 @@ class Judge:
                 self.violations.append(f"shard {shard} is not served in the end")
             elif not self.replays[shard].violations:
                 self._check_digest(shard, history.digests[shard])
+
+    def _check_lives(self) -> None:
+        """No SKU has ever had stock in two shards, or in one that it was not declared to."""
+        lives: dict[str, int] = {}
+        for replay in self.replays:
+            if replay.violations or self._may_lack(replay.shard):
+                return
+            model = replay.model
+            if model.settled and model.bound is not None:
+                hashed = self.replays[shard_of(model.bound, self.history.shards)].model
+                if hashed.declared.get(model.bound) != replay.shard:
+                    self.violations.append(
+                        f"shard {replay.shard} sells {model.bound}, which was never declared to it"
+                    )
+            for sku in model.skus:
+                first = lives.setdefault(sku, replay.shard)
+                if first != replay.shard:
+                    self.violations.append(f"{sku} lives in shards {first} and {replay.shard}")
 
     def _check_digest(self, shard: int, living: bytes) -> None:
         """What each owner found, what snapshots hold, and what lives in the end, is what the

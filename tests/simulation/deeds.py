@@ -14,6 +14,8 @@ from typing import Any, Final
 from engine.messages import (
     Adjust,
     Adjusted,
+    Bind,
+    Bound,
     Buried,
     Cancel,
     Cancelled,
@@ -23,6 +25,8 @@ from engine.messages import (
     Committed,
     Count,
     Counted,
+    Dedicate,
+    Dedicated,
     Event,
     Expired,
     Extend,
@@ -39,6 +43,8 @@ from engine.messages import (
     Restocked,
     SetChannel,
     SetStock,
+    Settle,
+    Settled,
     Ship,
     Shipped,
     Shortfall,
@@ -47,6 +53,8 @@ from engine.messages import (
     StockSet,
     Transfer,
     Transferred,
+    Unbind,
+    Unbound,
 )
 from engine.messages import Line as EventLine
 from tests.engine.model_stock import Line, Reservation
@@ -63,6 +71,9 @@ NAMES: Final[dict[type[Command], str]] = {
     Ship: "Shipped",
     Cancel: "Cancelled",
     Restock: "Restocked",
+    Bind: "Bound",
+    Unbind: "Unbound",
+    Settle: "Settled",
 }
 COUNTERS: Final = {"Shipped": "shipped", "Cancelled": "cancelled", "Restocked": "restocked"}
 MOVED: Final = (
@@ -113,6 +124,10 @@ def deed(event: Event, lines: list[Line]) -> Deed:
             return name, event.channel, event.policy, event.by
         case ShortfallChanged():
             return name, event.sku, event.location, event.quantity
+        case Bound() | Unbound() | Settled():
+            return name, event.sku
+        case Dedicated():
+            return name, event.sku, event.shard, event.by
     return name, event
 
 
@@ -183,6 +198,10 @@ def main_deeds(model: QuickModel, before: Before, command: Command) -> list[Deed
             return [("StockSet", command.sku, command.safety_stock, command.pools, command.by)]
         case SetChannel():
             return [("ChannelSet", command.channel, command.policy, command.by)]
+        case Bind() | Unbind() | Settle():
+            return [(NAMES[type(command)], command.sku)]
+        case Dedicate():
+            return [("Dedicated", command.sku, command.shard, command.by)]
     return []
 
 

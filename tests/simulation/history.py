@@ -69,6 +69,7 @@ class History:
     """One world, from its beginning to its end."""
 
     shards: int
+    """Hashed ones."""
     asked: list[Asked] = field(default_factory=list)
     told: list[Told] = field(default_factory=list)
     arrived: list[Arrived] = field(default_factory=list)
@@ -92,6 +93,8 @@ class History:
     """The latest that a wall clock may show when the world begins; None = not known."""
     deadline_ns: int | None = None
     """In which a call must be told what came of it; None = not known."""
+    dedicated: int = 0
+    """Shards beside the hashed ones."""
     impossible: frozenset[Status] = frozenset()
     """What nobody may be answered in this world."""
     lossy: bool = False
@@ -100,3 +103,8 @@ class History:
     """Shards of which the world has spoilt a record, a chunk or a mark: they may stop."""
     unknowable: set[int] = field(default_factory=set)
     """Shards that were opened without what was lost, when nobody who could have told was left."""
+
+    @property
+    def total(self) -> int:
+        """How many shards there are."""
+        return self.shards + self.dedicated

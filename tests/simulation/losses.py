@@ -20,7 +20,7 @@ def unknowable(history: History, told: list[Told], flushed: bool) -> set[int]:
 
     `history` has its lineage; `flushed`: somebody has emptied the running server.
     """
-    lineage = {shard: set(history.lineage.get(shard, ())) for shard in range(history.shards)}
+    lineage = {shard: set(history.lineage.get(shard, ())) for shard in range(history.total)}
     openings = _openings(history)
     found = _begun_anew(history) if flushed else set()
     for number, stored in enumerate(history.stored):

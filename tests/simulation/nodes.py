@@ -29,10 +29,21 @@ from actors.map_board import MapBoard
 from actors.marks import Mark, Marks
 from actors.pending import Pending, Single
 from engine.codec import Position
-from engine.messages import Answer, Head, Request, Response, Statistics
+from engine.messages import (
+    UNKNOWN_HOME,
+    Answer,
+    Command,
+    Dedicate,
+    Head,
+    Request,
+    Response,
+    Statistics,
+)
 from engine.scope import OPERATOR, Scope
 from gateway.client import Client, Unavailable
+from gateway.dedication import Steps
 from gateway.forwarder import Forwarder
+from gateway.problems import RefusedError
 from gateway.router import Router
 from tests.simulation.disk import MemoryDisk
 from tests.simulation.history import Arrived, Asked, Given, History, Told
@@ -410,7 +421,11 @@ class HostNode(Node):
             lambda stamp: Clock(stamp, wall=loop.wall, monotonic=loop.monotonic),
             None if disk is None else Archive(ARCHIVE, None, disk),
         )
-        server = BinaryServer(self.name, self._settings.shards, _Listening(self, host), _anybody)
+        settings = self._settings
+        server = BinaryServer(
+            *(self.name, settings.shards, _Listening(self, host), _anybody),
+            dedicated=settings.dedicated,
+        )
         self._net.listen(loop, (self.name, 7000), lambda: binary_server.Connection(server))
         host.start()
         self.host, self.server = host, server
@@ -432,9 +447,10 @@ class GatewayNode(Node):
         name: str,
         make_loop: MakeLoop,
         net: Network,
-        shards: int,
+        shards: tuple[int, int],
         overseer: Overseer,
     ) -> None:
+        """`shards`: hashed and dedicated ones."""
         super().__init__(name, make_loop)
         self.address = f"tcp:{name}:8000"
         self.router: Router | None = None
@@ -456,10 +472,11 @@ class GatewayNode(Node):
             loop.inject(board.post, version, routes, stopped)
 
     def _begin(self, loop: SimulatedLoop) -> None:
-        self.router = Router(self._shards)
-        self.board = MapBoard("token", self._shards)
+        shards, dedicated = self._shards
+        self.router = Router(shards, dedicated=dedicated)
+        self.board = MapBoard("token", shards, dedicated)
         forwarder = Forwarder(self.router, self.board, lambda: Statistics([]))
-        server = BinaryServer(self.name, self._shards, forwarder, _anybody)
+        server = BinaryServer(self.name, shards, forwarder, _anybody, dedicated=dedicated)
         self._net.listen(loop, (self.name, 8000), lambda: binary_server.Connection(server))
         self.server = server
         self._overseer.gateway_serves(self, loop)
@@ -490,6 +507,8 @@ class ClientNode(Node):
         self._connected: asyncio.Event
         self.waiting = 0
         """Calls that have not been told anything."""
+        self.refused: RefusedError | None = None
+        """Why the last SKU was not dedicated, if it was not."""
 
     def _begin(self, loop: SimulatedLoop) -> None:
         self._connected = asyncio.Event()
@@ -521,9 +540,28 @@ class ClientNode(Node):
 
     async def _call(self, step: Step) -> None:
         await self._connected.wait()
+        if isinstance(step.command, Dedicate):
+            await self._dedicate(step.command)
+        else:
+            await self.ask(step.command)
+        self.waiting -= 1
+
+    async def ask(self, command: Command) -> Answer:
+        """One call."""
         assert self._client is not None
         number = len(self._history.asked)
-        self._history.asked.append(Asked(number, self.name, step.command, self._time.now))
-        answer = await self._client.submit(step.command)
+        self._history.asked.append(Asked(number, self.name, command, self._time.now))
+        answer = await self._client.submit(command)
         self._history.told.append(Told(number, answer, self._time.now))
-        self.waiting -= 1
+        return answer
+
+    async def _dedicate(self, command: Dedicate) -> None:
+        """The steps to it, as the edge takes them; to whichever shard is free, or that very one."""
+        assert self._client is not None
+        client = self._client
+        steps = Steps(self, client.shards, client.total, command.sku)
+        try:
+            await steps.take(None if command.shard == UNKNOWN_HOME else command.shard)
+            self.refused = None
+        except RefusedError as refused:
+            self.refused = refused

@@ -41,6 +41,7 @@ class Before(NamedTuple):
     keys: dict[str, tuple[bytes, int]]
     channels: dict[str, ChannelPolicy]
     noticed: list[Shortfall]
+    dedications: tuple[dict[str, int], str | None, bool]
     counted: dict[int, "Counted"]
     sums: tuple[dict[Place, int], dict[Place, int], dict[Place, int]]
 
@@ -167,6 +168,7 @@ class QuickModel(Model):
             self.keys.copy(),
             self.channels.copy(),
             self.noticed,
+            (self.declared.copy(), self.bound, self.settled),
             self._counted.copy(),
             (self.on_hands.copy(), self.held.copy(), self.owed.copy()),
         )
@@ -181,6 +183,7 @@ class QuickModel(Model):
         self.keys = before.keys
         self.channels = before.channels
         self.noticed = before.noticed
+        self.declared, self.bound, self.settled = before.dedications
         self._counted = before.counted
         self.on_hands, self.held, self.owed = before.sums
         self._stale.clear()

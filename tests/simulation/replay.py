@@ -327,7 +327,7 @@ class Replay:
             old, new = before.skus[command.sku], self.model.skus[command.sku]
             return old.version != new.version
         if isinstance(command, SetChannel) and answer.status is Status.OK:
-            return before.channels.get(command.channel) != command.policy
+            return before.channels.get(command.channel) != self.model.channels[command.channel]
         if isinstance(command, Release) and command.bury and before.touched is None:
             return answer.status is Status.UNKNOWN_RESERVATION
         return answer.status is Status.OK

@@ -12,6 +12,7 @@ from random import Random
 from typing import Final, NamedTuple
 
 from engine import limits
+from tests.simulation.dedications import dedicate
 from tests.simulation.loop import SECOND
 from tests.simulation.workload import Step, Workload
 
@@ -53,6 +54,8 @@ COORDINATED: Final = 0.25
 FOLLOWING: Final = 0.25
 """Share of worlds whose clients find the owners by themselves. They are drawn so that those in
 which bugs were found before are not among them."""
+DEDICATED: Final = 0.2
+"""Share of worlds with dedicated shards; drawn like those."""
 LOSSY: Final[tuple[Kind, ...]] = (Kind.OLDER, Kind.EMPTY, Kind.FLUSHED)
 COORDINATORS: Final[tuple[Kind, ...]] = (Kind.FREEZE_COORDINATOR, Kind.RESTART)
 """What there is only where there is a coordinator."""
@@ -75,6 +78,8 @@ class Scenario:
 
     seed: int
     shards: int = 1
+    dedicated: int = 0
+    """Further ones, each for one SKU."""
     hosts: int = 1
     gateways: int = 1
     clients: int = 1
@@ -105,7 +110,8 @@ class Scenario:
     def describe(self) -> str:
         """What is needed to understand a failure, beside the seed."""
         lines = [
-            f"seed {self.seed}: {self.shards} shards, {self.hosts} hosts, {self.gateways} gateways,"
+            f"seed {self.seed}: {self.shards}+{self.dedicated} shards, {self.hosts} hosts,"
+            f" {self.gateways} gateways,"
             f" {self.clients} clients{' straight to hosts' if self.straight else ''},"
             f"{' following the map,' if self.follows else ''}"
             f"{' archives,' if self.archives else ''}{' rough,' if self.rough else ''}"
@@ -151,7 +157,19 @@ def draw(seed: int) -> Scenario:
     scenario.faults = _faults(random, horizon)
     _coordinate(scenario, Random(seed ^ 0xC00D), horizon)
     scenario.follows = Random(seed ^ 0xF5FD).random() < FOLLOWING
+    _dedicate(scenario, Random(seed ^ 0xDED1))
     return scenario
+
+
+def _dedicate(scenario: Scenario, random: Random) -> None:
+    """In some worlds some SKUs come to have a shard of their own."""
+    if random.random() >= DEDICATED:
+        return
+    scenario.dedicated = random.choice((1, 1, 2))
+    scenario.steps = dedicate(
+        *(random, scenario.steps, scenario.skus),
+        *(scenario.shards, scenario.dedicated, scenario.clients),
+    )
 
 
 def _coordinate(scenario: Scenario, random: Random, horizon: int) -> None:

@@ -262,13 +262,17 @@ class Workload:
             self._add(at - SECOND // 50 if self._chance(10) and at > SECOND else at, command)
 
 
-def final_reads(skus: list[str], shards: int, steps: list[Step]) -> list[Command]:
+def final_reads(
+    skus: list[str], shards: int, steps: list[Step], *, are_homes_known: bool
+) -> list[Command]:
     """What everybody looks at when all is over: every SKU, and every reservation where it is."""
     homes: dict[str, int] = {}
     for step in steps:
         command = step.command
         if isinstance(command, Reserve):
-            home = home_of([line.sku for line in command.lines], shards)
+            home = UNKNOWN_HOME
+            if are_homes_known:
+                home = home_of([line.sku for line in command.lines], shards)
             homes.setdefault(command.reservation_id, home)
     reads: list[Command] = [GetStock(sku) for sku in skus]
     return reads + [GetReservation(name, home) for name, home in homes.items()]

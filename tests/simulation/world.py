@@ -90,6 +90,7 @@ class World:
         finished, keys, returns = scenario.windows_us
         self.history = History(
             scenario.shards,
+            dedicated=scenario.dedicated,
             settings=(scenario.grace_us, finished, returns, keys),
             wall_us=EPOCH // 1_000 + _jumps(scenario) * JUMP_SECONDS * limits.SECOND_US,
             deadline_ns=scenario.deadline_ms * SECOND // 1_000,
@@ -117,8 +118,9 @@ class World:
             )
         else:
             told = self.hosts if scenario.follows else []
+            total = scenario.shards + scenario.dedicated
             self.registrar = Registrar(
-                self.time, self.random, scenario.shards, self.hosts, self.gateways, told
+                self.time, self.random, total, self.hosts, self.gateways, told
             )
         first = int(scenario.coordinated)
         for number in range(first, first + scenario.hosts):
@@ -153,7 +155,7 @@ class World:
         for node in self.gateways:
             if node.name == name:
                 return node
-        shards = self.scenario.shards
+        shards = self.scenario.shards, self.scenario.dedicated
         node = GatewayNode(name, self._make_loop, self.net, shards, self.registrar)
         self.gateways.append(node)
         return node
@@ -175,7 +177,8 @@ class World:
         finished, keys, returns = self.scenario.windows_us
         return Settings(
             shards=self.scenario.shards,
-            hosts=min(self.scenario.hosts, self.scenario.shards),
+            dedicated=self.scenario.dedicated,
+            hosts=min(self.scenario.hosts, self.history.total),
             gateways=self.scenario.gateways,
             control_token="token",
             grace_us=self.scenario.grace_us,
@@ -221,7 +224,7 @@ class World:
         self.history.lossy = self.server.has_lost
         Aftermath(self).run()
         if self.server.serving:
-            self.streams = [self._stream(shard) for shard in range(self.scenario.shards)]
+            self.streams = [self._stream(shard) for shard in range(self.history.total)]
         for node in self.nodes:
             node.kill()
         outcome = self._judge()
@@ -248,7 +251,7 @@ class World:
                 entry = Position(*effect.id), effect.record
                 history.lineage.setdefault(_shard_of(effect.key), []).append(entry)
             elif isinstance(effect, Unlink):
-                for shard in range(history.shards):
+                for shard in range(history.total):
                     if journal_key(shard).encode() in effect.keys:
                         history.lineage.pop(shard, None)
         if history.lossy:
