@@ -203,7 +203,7 @@ class Map(Message, tag=2):
 
 
 class Leave(Message, tag=3):
-    """Everything that the host had is another's by now: end, and come back empty."""
+    """Another has the name, and everything that a host had: end, and come back as somebody new."""
 
 
 class Stop(Message, tag=4):

@@ -57,7 +57,7 @@ class GatewayProcess:
         self._control = control
 
     async def run(self) -> None:
-        """Serve until the coordinator is gone for good."""
+        """Serve until the coordinator is gone for good, or another has the name."""
         settings = self._settings
         directory = DataDirectory(settings.data_path)
         set_up_logs(directory.logs / f"{self._name}.log", settings.log_level)
@@ -79,10 +79,10 @@ class GatewayProcess:
         address = await self._server.listen(self._bind(settings.binary_port), reuse_port=True)
         http = await self._edge.listen(self._bind(settings.port), reuse_port=True)
         _log.info("serves", name=self._name, http=http, binary=address)
-        await self._member.run(
+        reason = await self._member.run(
             self._control, introduce(settings, Kind.GATEWAY, self._name, address, http)
         )
-        _log.warning("the coordinator is gone")
+        _log.warning("ends", reason=reason)
 
     def _api(self, authenticate: Authenticator) -> Api:
         settings = self._settings

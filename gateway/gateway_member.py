@@ -6,6 +6,8 @@
     coordinator ◄──Beat──             which map is known here, and the newest records heard of
     coordinator ◄──Move, Restart──    what an operator wishes
     coordinator ──Stop──►             accepts nothing more, answers what it has, says Left
+    coordinator ──Leave──►            the same, and ends: another has its name, as it seems, and
+                                      nobody would tell it anything any more
 
 It knows nothing that it could not learn again.
 """
@@ -22,6 +24,7 @@ from actors.control import (
     ControlMember,
     FromCoordinator,
     Join,
+    Leave,
     Map,
     Move,
     MoveAnswer,
@@ -52,14 +55,23 @@ class GatewayMember:
         self._board = board
         self._close = close
         self._stopping: asyncio.Task[None] | None = None
+        self._superseded = asyncio.Event()
+        """Nothing is left to do."""
         self._wishes: dict[int, asyncio.Future[str | None]] = {}
         self._wish_ids = itertools.count()
         self._control: ControlMember | None = None
 
-    async def run(self, control: str, join: Join) -> None:
-        """Be a member of the coordinator at `control`, until that is gone for good."""
+    async def run(self, control: str, join: Join) -> str:
+        """Be a member of the coordinator at `control`; why that is over for good."""
         self._control = ControlMember(control, join, self._beat, self._receive)
-        await self._control.run()
+        serving = asyncio.create_task(self._control.run())
+        superseded = asyncio.create_task(self._superseded.wait())
+        try:
+            await asyncio.wait([serving, superseded], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            superseded.cancel()
+            serving.cancel()
+        return "superseded" if self._superseded.is_set() else "the coordinator is gone"
 
     @property
     def heard_seconds(self) -> float:
@@ -107,15 +119,17 @@ class GatewayMember:
         elif isinstance(message, MoveAnswer):
             if (future := self._wishes.get(message.request_id)) is not None and not future.done():
                 future.set_result(message.problem)
-        elif isinstance(message, Stop) and self._stopping is None:
-            self._stopping = asyncio.create_task(self._stop())
+        elif isinstance(message, Stop | Leave) and self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop(message))
             self._stopping.add_done_callback(tell_failure)
 
-    async def _stop(self) -> None:
+    async def _stop(self, message: Stop | Leave) -> None:
         """Accept nothing more, answer what is here."""
         self._board.close()
         await self._close()
         await self._router.close()
-        if self._control is not None:
+        if isinstance(message, Leave):
+            self._superseded.set()
+        elif self._control is not None:
             self._control.leave()
         _log.info("stopped")

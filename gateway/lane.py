@@ -8,6 +8,9 @@ What it guarantees: commands leave in the order in which they came, also when th
 Once anything comes back, nothing more leaves until every flight has landed; then all goes out anew,
 sorted by number. So a shard never sees a later command before an earlier one that was returned.
 
+What says whom a dedicated shard is for goes first: whatever else waits there may be not done until
+that has arrived, come back again and again, and would keep it waiting for ever.
+
 What is answered beside the shard's batches, and may take its time, flies alone and *aside*: it
 takes no place of a flight that the others need, and nobody waits for it to land.
 
@@ -32,18 +35,25 @@ from engine.messages import (
     UNKNOWN_HOME,
     Adjust,
     Answer,
+    Bind,
     Cancel,
     Command,
     Count,
+    GetBinding,
     MoveLines,
     Receive,
     Restock,
+    Settle,
     Ship,
     Transfer,
+    Unbind,
 )
 
 COMMAND_OVERHEAD_BYTES: Final = 64
 
+GO_FIRST: Final = frozenset({Bind, Unbind, Settle, GetBinding})
+"""Commands that others may have to wait for."""
+_FIRST: Final = 1 << 62
 _NEEDS_KEY: Final = frozenset({Receive, Adjust, Count, Transfer, MoveLines})
 _NEEDS_KEY_WITH_LINES: Final = frozenset({Ship, Cancel, Restock})
 
@@ -182,10 +192,13 @@ class Lane:
         return not (self.waiting or self.flights or self.aside or self.stranded)
 
     def push(self, ticket: Ticket) -> None:
-        """Put a new ticket at the end."""
+        """Put a new ticket at the end, or, if it is to go first, behind those that are as well."""
         ticket.number = self._next_number
         self._next_number += 1
         self.waiting.append(ticket)
+        if type(ticket.command) in GO_FIRST:
+            ticket.number -= _FIRST
+            self.waiting = deque(sorted(self.waiting, key=attrgetter("number")))
         if ticket.deadline < self.earliest:
             self.earliest = ticket.deadline
 

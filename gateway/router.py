@@ -51,6 +51,7 @@ from engine.messages import (
     Cancel,
     Command,
     Commit,
+    Dedicate,
     DedicatedTo,
     Detail,
     Extend,
@@ -71,7 +72,7 @@ from engine.messages import (
 )
 from engine.placement import shard_of
 from gateway.homes import DedicatedMemory, HomeMemory, home_in, shard_for, sku_of
-from gateway.lane import Flight, Lane, Ticket, is_repeatable
+from gateway.lane import GO_FIRST, Flight, Lane, Ticket, is_repeatable
 from gateway.link import Link
 from gateway.search import Search, Verdict
 
@@ -98,7 +99,7 @@ ABOUT_RESERVATION: Final = (
     MoveLines,
     GetReservation,
 )
-_SHED_LAST: Final = frozenset({Commit, Release, Extend, Ship, Cancel})
+_SHED_LAST: Final = frozenset({Commit, Release, Extend, Ship, Cancel}) | GO_FIRST
 _STUCK: Final = frozenset({Status.MOVED, Status.NOT_DONE, Status.OUTCOME_UNKNOWN, Status.DEDICATED})
 _NOT_HERE: Final = frozenset({Status.UNKNOWN_RESERVATION, Status.SHARD_STOPPED})
 """What a wrong home may answer."""
@@ -536,6 +537,8 @@ class Router:
             return ticket.doubts <= DOUBTS_MAX and is_repeatable(ticket.command)
         body = answer.body
         if isinstance(body, DedicatedTo):
+            if isinstance(ticket.command, Dedicate):
+                return False  # it was to live in another shard, and cannot any more
             self._hear_where(lane, body)
         elif isinstance(body, MovedTo) and body.address and body.epoch > lane.epoch:
             self._assign(lane, body.epoch, body.address)

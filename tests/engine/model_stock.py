@@ -263,8 +263,8 @@ class StockModel(DedicationModel):
     # --- commands ----------------------------------------------------------------------------
 
     def movement(self, command: Movement) -> Answer:
-        self.check_lives(command.sku)
         self.check_form(command)
+        self.check_lives(command.sku)
         fingerprint = command.fingerprint or content(command, without=["key", "fingerprint", "by"])
         if self.used(command.key, fingerprint):
             return Answer(Status.REPLAYED, self.movement_view(command))

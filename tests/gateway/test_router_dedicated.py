@@ -1,11 +1,13 @@
 """A router and SKUs with a shard of their own: learnt of by refusals, all commands in order."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from engine import limits
 from engine.messages import (
     Answer,
     Bind,
@@ -23,6 +25,7 @@ from engine.messages import (
     StockView,
 )
 from engine.scope import OPERATOR
+from engine.shard import Shard
 from gateway.router import Router
 from tests.actors.peer import until
 from tests.gateway.hosts import SHARDS, Host, Store, sku_at
@@ -156,5 +159,35 @@ async def test_more_shards_than_it_was_made_for(host: Host) -> None:
     try:
         assert Status.OK is (await router.ask(Receive(HOT, "north", 5, key="delivery"))).status
         assert SHARDS + 1 == router.total
+    finally:
+        await router.close()
+
+
+async def test_where_it_lives_cannot_be_changed(router: Router, host: Host) -> None:
+    """That is the answer to whoever wants it in another shard, at once."""
+    frames = len(host.frames)
+    answer = await router.ask(Dedicate(HOT, LIVES + 1))
+
+    assert (Status.DEDICATED, DedicatedTo(HOT, LIVES)) == (answer.status, answer.body)
+    assert frames + 1 == len(host.frames)
+
+
+async def test_what_everybody_waits_for_goes_first(host: Host) -> None:
+    """Commands for a SKU whose shard is not settled come back again and again, and do not keep the
+    word waiting that settles it."""
+    other = sku_at(2)
+    host.store.shards[LIVES] = Shard(LIVES, SHARDS)
+    host.store.execute(LIVES, Bind(LIVES, other))
+    host.store.execute(2, Dedicate(other, LIVES))
+    router = Router(SHARDS, dedicated=1)
+    router.update_map(1, dict.fromkeys(host.owned, (1, host.address)))
+    try:
+        sales = [
+            asyncio.create_task(router.ask(Receive(other, "north", 1, key=f"{number}")))
+            for number in range(2 * limits.BATCH_COMMANDS_MAX)
+        ]
+        await until(lambda: router.place_of(other) == LIVES)
+        assert Status.OK is (await router.ask(Settle(LIVES, other), 2_000)).status
+        assert {Status.OK} == {answer.status for answer in await asyncio.gather(*sales)}
     finally:
         await router.close()

@@ -1,6 +1,7 @@
 """What follows when nothing goes wrong any more: everything must come back, and be asked for.
 
-    faults end ─► all is served ─► calls in doubt are asked again ─► everything is read
+    faults end ─► all is served ─► SKUs that were to be dedicated are ─► calls in doubt are asked
+               again ─► everything is read
                ─► in every second world: new work through every gateway
                ─► in every third: every host dies once more, recovers, and everything is read
 
@@ -81,8 +82,8 @@ class Aftermath:
             return
         if self._history.lossy:  # whoever has not noticed it yet gets the time to
             self._pass(3 * SECOND)
-        self._ask(self._witness, unknown_calls(self._history))
         self._dedicate_again()
+        self._ask(self._witness, unknown_calls(self._history))
         self._look_at_everything()
         self._history.lived = self._take_digests()
         seed = self._world.scenario.seed
