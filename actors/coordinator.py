@@ -61,6 +61,7 @@ from actors.member import Member, Patience
 from actors.moves import Moves
 from actors.process import Identity
 from actors.redis_wire import Target
+from actors.restarts import Restarts, Step
 from actors.spares import Spares
 from engine.messages import Message
 from engine.placement import server_of
@@ -106,8 +107,9 @@ class Coordinator:
         self._pairs = Spares()
         self._moves_given_up = 0
         self._near_told: dict[int, str] = {}
-        self._restarting: dict[str, float | None] = {}
-        """Processes that are to end in order, and come back; since when they have been told."""
+        self._restarts = Restarts(
+            self._members, self._assignment, self._moves, self._patience.drain_seconds
+        )
         self._changed = asyncio.Event()
         self._ticker: asyncio.Task[None] | None = None
         self._errands: set[asyncio.Task[None]] = set()
@@ -250,7 +252,7 @@ class Coordinator:
         self._members[join.name] = self._of[channel] = member
         self._expected.setdefault(join.name, join.kind)
         if not same:
-            self._restarting.pop(join.name, None)
+            self._restarts.forget(join.name)
         for mark in join.marks:
             self._raise_floor(mark)
         _log.info("joined", name=join.name, pid=join.process.pid, address=join.address)
@@ -281,7 +283,7 @@ class Coordinator:
         if (member := self._of.get(channel)) is not None:
             member.left = True
             self._changed.set()
-            if member.join.name in self._restarting:
+            if member.join.name in self._restarts:
                 self._run(self._launcher.restart(member.join))
 
     def asked(self, channel: Channel, wish: Move | Restart) -> None:
@@ -318,7 +320,7 @@ class Coordinator:
             if now >= self._assign_at:
                 self._assign()
             self._give_up_moves(now)
-            self._go_on_restarting()
+            self._go_on_restarting(now)
             self._tell_what_to_follow()
             if now >= self._even_at:
                 self._even_at = now + EVEN_SECONDS
@@ -410,64 +412,41 @@ class Coordinator:
     def restart(self, name: str) -> str | None:
         """Have the process `name` end in order and come back, without anybody being refused for it.
         What is in the way, or None: it is under way."""
-        member = self._members.get(name)
-        if member is None or not member.alive:
-            return f"there is no {name}, or it says nothing"
-        kind = member.join.kind
-        others = [
-            each
-            for other, each in self._members.items()
-            if each.alive and each.join.kind is kind and other not in {name, *self._restarting}
-        ]
-        if not others:
-            return f"there is no {kind.name.lower()} beside {name}"
-        self._restarting.setdefault(name, None)
-        return None
+        return self._restarts.want(name)
 
-    def _go_on_restarting(self) -> None:
-        """A host ends when its shards are elsewhere, one after the other; a gateway when it has
-        answered what it has."""
-        for name, told_at in list(self._restarting.items()):
+    def _go_on_restarting(self, now: float) -> None:
+        for name in self._restarts.names():
             member = self._members[name]
-            is_host = member.join.kind is Kind.HOST
-            if not member.alive:
-                del self._restarting[name]
-            elif told_at is not None:
-                self._see_it_end(member, told_at)
-            elif is_host and not self._active_hosts():
+            step = self._restarts.step(name, now, is_needed=not self._active_hosts())
+            if step is Step.MOVE:
+                shard = self._restarts.leaver(name)
+                self.move(shard, self._refuge(shard, name))
+            elif step is Step.END and not self._is_awaited(member):
+                self._end_in_order(member, now)
+            elif step is Step.KILL:
+                _log.error("did not end in order", name=name, pid=member.join.process.pid)
+                self._restarts.told(name, now)
+                self._run(self._launcher.kill(member.join))
+            elif step is Step.STAY:
                 _log.warning("restart_given_up", name=name, reason="it is the last one")
-                del self._restarting[name]
+                self._restarts.forget(name)
                 self._assign()
-            elif member.join.kind is Kind.GATEWAY:
-                self._end_in_order(member, Stop())
-            elif shards := self._assignment.shards_of(name, Phase.OWNED):
-                if not self._moves and not any(map(self._is_leaving, shards)):
-                    self.move(shards[0], self._refuge(shards[0], name))
-            elif not self._is_in_motion():
-                self._end_in_order(member, Leave())
+            elif step is Step.GONE:
+                self._restarts.forget(name)
 
-    def _see_it_end(self, member: Member, told_at: float) -> None:
-        """Whoever did not hear, or cannot end in order, is ended, again and again."""
-        now = asyncio.get_running_loop().time()
-        if now - told_at > self._patience.drain_seconds:
-            _log.error("did not end in order", name=member.join.name, pid=member.join.process.pid)
-            self._restarting[member.join.name] = now
-            self._run(self._launcher.kill(member.join))
-
-    def _end_in_order(self, member: Member, word: Stop | Leave) -> None:
+    def _end_in_order(self, member: Member, now: float) -> None:
         member.in_order = True
-        self._restarting[member.join.name] = asyncio.get_running_loop().time()
+        self._restarts.told(member.join.name, now)
         _log.info("restarts", name=member.join.name, pid=member.join.process.pid)
-        self._tell(member, word)
+        self._tell(member, Stop() if member.join.kind is Kind.GATEWAY else Leave())
 
-    def _is_in_motion(self) -> bool:
-        """Whether some shard is on its way. One that waits for a server that is down is not, and
-        one that has failed neither: they would wait, or refuse to serve, anywhere."""
+    def _is_awaited(self, member: Member) -> bool:
+        """Whether it is a host, and some shard is on its way. One that waits for a server that is
+        down is not, and one that has failed neither: they would wait, or refuse to serve,
+        anywhere."""
         assigned = self._assignment.count(Phase.ASSIGNED) - len(self.waiting())
-        return assigned > 0 or bool(self._assignment.orphans())
-
-    def _is_leaving(self, shard: int) -> bool:
-        return self._assignment.slots[shard].bound_for != ""
+        is_in_motion = assigned > 0 or bool(self._assignment.orphans())
+        return member.join.kind is Kind.HOST and is_in_motion
 
     def _refuge(self, shard: int, name: str) -> str:
         """Where `shard` of host `name` had better be while that restarts."""
@@ -605,7 +584,7 @@ class Coordinator:
     def _active_hosts(self) -> list[str]:
         """Those that are to have shards: as many as were asked for, those first that have some. The
         others are spares."""
-        alive = [name for name in self._alive_hosts() if name not in self._restarting]
+        alive = [name for name in self._alive_hosts() if name not in self._restarts]
         loaded = [name for name in alive if self._assignment.shards_of(name)]
         idle = [name for name in alive if name not in loaded]
         lost = set(self._assignment.orphans())
@@ -617,14 +596,14 @@ class Coordinator:
 
     def _not_told_to_end(self) -> list[str]:
         """Whoever is to restart and has not been told so yet can still be of use."""
-        return [name for name in self._alive_hosts() if self._restarting.get(name) is None]
+        return [name for name in self._alive_hosts() if not self._restarts.has_told(name)]
 
     def _spares(self) -> list[str]:
         active = self._active_hosts()
         return [
             name
             for name in self._alive_hosts()
-            if name not in active and name not in self._restarting
+            if name not in active and name not in self._restarts
         ]
 
     def near(self) -> dict[int, str]:
