@@ -16,6 +16,8 @@ What it guarantees:
   machine of the older was taken for dead, and is not.
 - A host that comes back gets its share again, one shard at a time. A shard moves when its next
   host has read nearly all of it, so that it is away for moments, however much there is of it.
+- A shard that takes most of what its host can do is told of, and is left alone there if that is
+  wanted (`actors.balance`).
 - Hosts beyond those that were asked for are spares: they own nothing, keep up with everything, each
   with some of the hosts, and one of them takes over what a dead one had.
 - Each assignment carries the shard's floor: the highest record that any host or gateway has seen
@@ -35,6 +37,7 @@ from typing import Final
 import structlog
 
 from actors.assignment import Assignment, Grant, Phase, Report
+from actors.balance import AT_EASE, Balance
 from actors.config import Settings
 from actors.control import (
     Assign,
@@ -106,6 +109,9 @@ class Coordinator:
         self._moves = Moves()
         self._pairs = Spares()
         self._moves_given_up = 0
+        self._balance = Balance(self._assignment, settings.hot_shards)
+        self._advice = AT_EASE
+        """As it was told last."""
         self._near_told: dict[int, str] = {}
         self._restarts = Restarts(
             self._members, self._assignment, self._moves, self._patience.drain_seconds
@@ -219,6 +225,8 @@ class Coordinator:
             alarms,
             servers,
             self._moves_given_up,
+            self._advice.hot,
+            self._advice.proposal,
         )
 
     def _troubles(self, server: int) -> dict[str, str]:
@@ -324,7 +332,7 @@ class Coordinator:
             self._tell_what_to_follow()
             if now >= self._even_at:
                 self._even_at = now + EVEN_SECONDS
-                self._even_out()
+                self._even_out(now)
                 self._remap_if_others_are_near()
                 self._tell_gateways_that_we_live()
 
@@ -353,6 +361,7 @@ class Coordinator:
         member.down_since = asyncio.get_running_loop().time()
         member.near = []
         self._moves.forget(member.join.name)
+        self._balance.heat.forget(member.join.name)
         shards = self._assignment.drop(member.join.name)
         _log.warning(
             "down", name=member.join.name, pid=member.join.process.pid, reason=reason, shards=shards
@@ -398,6 +407,7 @@ class Coordinator:
         if same:
             return True
         self._assignment.drop(join.name)
+        self._balance.heat.forget(join.name)
         return False
 
     def _repeat(self, member: Member) -> None:
@@ -464,6 +474,7 @@ class Coordinator:
         orphans, failures = len(self._assignment.orphans()), self.failures()
         report = Report(beat.serial, beat.owned, beat.recovering, beat.failed)
         changed = self._assignment.report(name, report)
+        self._balance.heat.hear(name, member.heard, beat.spent, beat.owned, beat.taken)
         member.near = beat.near
         if len(self._assignment.orphans()) > orphans:
             self._left_behind(name)
@@ -525,10 +536,16 @@ class Coordinator:
             self._moves_given_up += len(given_up)
             self._remap()
 
-    def _even_out(self) -> None:
-        move = self._assignment.uneven(self._active_hosts())
-        if move is not None and self._begun and not self._moves:
-            self.move(*move)
+    def _even_out(self, now: float) -> None:
+        advice = self._balance.look(now, self._active_hosts())
+        if self._moves:
+            advice = advice._replace(move=None, proposal=None)
+        if advice.move is not None and self._begun:
+            self.move(*advice.move)
+        if advice.tells_more_than(self._advice):
+            _log.info("hot_shards", shards={each.shard: each.host for each in advice.hot})
+            self._advice = advice
+            self._remap()
 
     def _tell_gateways_that_we_live(self) -> None:
         """Who hears nothing for long tells its operators that nobody is watched over any more."""
@@ -566,7 +583,7 @@ class Coordinator:
         if self._stopping or not hosts:
             return
         self._begun = True
-        for grant in self._assignment.place(hosts, self.near()):
+        for grant in self._assignment.place(hosts, self.near(), self._balance.weights):
             self._tell_to_claim(grant)
 
     def _tell_to_claim(self, grant: Grant) -> None:
