@@ -1,6 +1,7 @@
 """The server side of the binary protocol, for hosts and gateways alike.
 
-    accepted ──Hello, key accepted──► serving ──bad frame, slow reader, close()──► closing ──► gone
+    accepted ──Hello, key accepted──► serving ──bad frame, slow reader──► closing ──► gone
+                                        └──close()──► Goodbye: the peer goes, with all its answers
         └──wrong Hello, unknown key, too slow, too many──► refused: one answer, then closed
 
 What it guarantees: the handler sees typed commands that the caller's key may give, and nothing
@@ -31,6 +32,7 @@ from actors.address import name_peer, tune
 from actors.listener import Listener
 from engine import limits
 from engine.messages import (
+    GOODBYE,
     MAGIC,
     PROTOCOL_VERSION,
     Answer,
@@ -53,8 +55,10 @@ RESUME_WEIGHT: Final = limits.IN_FLIGHT_PER_CONNECTION_MAX // 2
 SWEEP_SECONDS: Final = 1.0
 WRITE_HIGH_BYTES: Final = 1 << 20
 """Answers not taken, beyond which no more requests are read."""
+GOODBYE_SECONDS: Final = 1.0
+"""What close() gives those who were told goodbye to leave, while all is done as before…"""
 ANSWER_SECONDS: Final = 5.0
-"""What close() gives the handler to answer what is in flight…"""
+"""…then the handler to answer what is in flight, while what comes is not done…"""
 CLOSE_SECONDS: Final = 2.0
 """…and then the peers to take the last answers."""
 
@@ -62,6 +66,7 @@ Reply = Callable[[Response], None]
 Authenticate = Callable[[str | None, str], Scope | None]
 """The API key, or None, and the peer's address → what the caller may do; None = nothing."""
 
+_GOODBYE: Final = encode_frame(GOODBYE)
 _NOT_DONE: Final = Answer(Status.NOT_DONE)
 _log = structlog.get_logger(__name__)
 
@@ -129,15 +134,19 @@ class BinaryServer:
         return listener.address
 
     async def close(self) -> None:
-        """Accept and take no more; what is in flight is answered, and leaves, for a while each;
-        then nobody is left."""
+        """Accept no more, and have everybody leave, with an answer to all that they have sent; in
+        the end nobody is left, whether they have understood or not."""
         listeners, self._listeners = self._listeners, []
         for listener in listeners:
             await listener.close()
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
+        for connection in list(self.connections):
+            connection.part()
         self.flush()
+        if await self._empties(GOODBYE_SECONDS):
+            return
         for connection in list(self.connections):
             connection.drain()
         if not await self._empties(ANSWER_SECONDS):
@@ -231,6 +240,7 @@ class Connection(asyncio.Protocol):
         "_moved_at",
         "_out",
         "_out_bytes",
+        "_parting",
         "_reader",
         "_reply",
         "_resuming",
@@ -257,6 +267,7 @@ class Connection(asyncio.Protocol):
         self._out: list[bytes] = []
         self._out_bytes = 0
         self._closing = False
+        self._parting = False  # the peer is told to leave, as soon as it can be told anything
         self._draining = False  # nothing more is done; we close with the last answer
         self._slow = False  # the peer does not take its answers
         self._held = False  # we do not read
@@ -324,6 +335,8 @@ class Connection(asyncio.Protocol):
         if self.scope is None:
             return []
         self._write(self._server.hello)
+        if self._parting:
+            self._write(_GOODBYE)
         return payloads[1:]
 
     @property
@@ -482,6 +495,12 @@ class Connection(asyncio.Protocol):
         answer = Answer(status, Detail(why[: limits.TEXT_CHARS_MAX]))
         self._out.append(encode_frame(Response(request_id, [answer])))
         self.close()
+
+    def part(self) -> None:
+        """Say goodbye; the peer leaves when it has heard that, and has its answers."""
+        self._parting = True
+        if self.scope is not None and not self._closing:
+            self._write(_GOODBYE)
 
     def drain(self) -> None:
         """Take no more; close once all that was taken has its answer.

@@ -50,6 +50,7 @@ import ray.exceptions
 import structlog
 import uvloop
 from ray.actor import ActorHandle
+from ray.job_config import JobConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.control import Join, Kind
@@ -324,7 +325,9 @@ class Cluster:
 
     def _join(self, address: str) -> None:
         _knock(address)
-        ray.init(address, log_to_driver=False, configure_logging=False)
+        ray.init(
+            address, job_config=_no_path_of_ours(), log_to_driver=False, configure_logging=False
+        )
         node = ray_worker._global_node
         assert node is not None, "Ray runs"
         self.head = _serving(node.raylet_socket_name)
@@ -336,6 +339,7 @@ class Cluster:
         with _without_monitors():
             ray.init(
                 "local",
+                job_config=_no_path_of_ours(),
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,
                 log_to_driver=False,
@@ -475,6 +479,12 @@ def _knock(address: str) -> None:
             pass
     except (OSError, OverflowError) as error:
         raise ClusterError(f"no Ray cluster answers at {address} (--address): {error}") from error
+
+
+def _no_path_of_ours() -> JobConfig:
+    """Processes would else look for the engine first in the directory that `onhand up` was called
+    in, where anything may lie that has its name. Clients' jobs are spared that."""
+    return JobConfig(_client_job=True)
 
 
 def _serving(path: str) -> list[Identity]:

@@ -73,6 +73,8 @@ async def _reach(directory: DataDirectory, stack: AsyncExitStack) -> RedisJourna
             return await stack.enter_async_context(connected(url))
         except UnreachableJournalError as error:
             _log.info("no server there", reason=str(error))  # else the lock says who runs
+    if not directory.path.is_dir():
+        raise UnreachableJournalError(f"there is no data directory {directory.path}")
     if not directory.redis.is_dir():
         raise UnreachableJournalError(
             f"{directory.path} has no server of its own; name the one that it uses with --redis"

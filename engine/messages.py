@@ -1072,8 +1072,15 @@ class Head(Message):
 
 
 class Response(Message):
-    """One answer per command, in the order of the request's commands."""
+    """One answer per command, in the order of the request's commands. Requests are numbered from 1
+    on; a response to request 0 is about the connection itself (`GOODBYE`, or why it is closed)."""
 
     request_id: int
     answers: list[Answer]
     heads: list[Head] = field(default_factory=list)
+
+
+GOODBYE: Final = Response(0, [Answer(Status.NOT_DONE)])
+"""Send no more over this connection: whoever says it is about to end. What was sent before is
+answered; whoever hears it connects anew, which leads elsewhere if there is anybody else, and closes
+this connection when it has all of its answers."""

@@ -121,20 +121,20 @@ def _add(report: dict[str, Any], found: dict[str, Any]) -> None:
 def _say(report: dict[str, Any], refused: list[Refused], *, quick: bool, json: bool) -> int:
     """Print it; the exit status."""
     report.get("shards", []).sort(key=lambda each: each["shard"])
+    complete = not refused and (quick or report["complete"])
+    is_clean = complete and not report["drift"] and not report["findings"]
     if json:
         say_json(report | {"refused": [each._asdict() for each in refused]})
     elif report:
         _show(report)
+        print("clean" if is_clean else "not clean")
     for each in report.get("shards", ()):
         if each["skipped"]:
             text = "shard {shard} was not replayed, because {skipped}".format(**each)
             print(text, file=sys.stderr)
     for shard, reason in refused:
         print(f"shard {shard} was not audited: {reason}", file=sys.stderr)
-    if refused:
-        return 1
-    complete = quick or report["complete"]
-    return 0 if complete and not report["drift"] and not report["findings"] else 1
+    return 0 if is_clean else 1
 
 
 def _show(report: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """`onhand movements`: what changed a SKU, page by page."""
 
+import sys
 from typing import Any, Final
 
 from cyclopts import App
@@ -40,7 +41,9 @@ def movements(
     reply = engine.client().get(
         f"/v1/stock/{sku}/movements", since=since, until=until, after=after, limit=limit
     )
-    engine.say(reply, _show)
+    page = engine.say(reply, _show)
+    if not page["movements"]:
+        print(f"nothing that changed {sku} is known", file=sys.stderr)
     return 0
 
 

@@ -203,9 +203,9 @@ def up(
 ) -> int:
     """Serve on this machine, in the foreground, until interrupted.
 
-    For example, on other ports, the data elsewhere, the journal on a server of your own:
+    For example, with the data elsewhere, and the journal on a server of your own:
 
-        onhand up --port 9080 --binary-port 9081 --data-dir /srv/onhand --redis redis://10.0.0.5/0
+        onhand up --data-dir /srv/onhand --redis redis://10.0.0.5/0
 
     Parameters
     ----------

@@ -1,6 +1,7 @@
 """A pipelined connection to one address of the binary protocol, kept up while it is wanted.
 
     down ──dial, Hello both ways──► up ──EOF, bad frame, reset()──► down ──backoff──► …
+                                     └──Goodbye──► down, and the answers to come still come
 
 What it guarantees: every frame that was sent has its callback called exactly once, with the
 response, or with None as soon as the connection is lost; the caller then decides what that means.
@@ -19,6 +20,7 @@ import structlog
 from actors.address import dial, tune
 from engine import limits
 from engine.messages import (
+    GOODBYE,
     MAGIC,
     PROTOCOL_VERSION,
     Answer,
@@ -68,6 +70,8 @@ class Link:
         self._key = key
         self._on_change = on_change
         self._connection: _Connection | None = None
+        self._leaving: set[_Connection] = set()
+        """Those that take no more, and have answers to come."""
         self._task: asyncio.Task[None] | None = None
         self._request_id = 0
 
@@ -78,7 +82,7 @@ class Link:
     @property
     def in_flight(self) -> int:
         """How many frames wait for their response."""
-        return len(self._connection.in_flight) if self._connection is not None else 0
+        return sum(len(connection.in_flight) for connection in self._all())
 
     def start(self) -> None:
         """Begin to dial."""
@@ -128,13 +132,14 @@ class Link:
 
     def forget(self, request_id: int) -> None:
         """The caller has given up: whatever answer still comes is dropped."""
-        if self._connection is not None and request_id in self._connection.in_flight:
-            self._connection.in_flight[request_id] = _drop
+        for connection in self._all():
+            if request_id in connection.in_flight:
+                connection.in_flight[request_id] = _drop
 
     def reset(self) -> None:
         """Give up this connection, and dial again."""
-        if self._connection is not None:
-            self._connection.abort()
+        for connection in self._all():
+            connection.abort()
 
     def stop(self) -> None:
         """Give up this connection, and dial no more."""
@@ -149,6 +154,9 @@ class Link:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
 
+    def _all(self) -> "list[_Connection]":
+        return [*self._leaving, *([] if self._connection is None else [self._connection])]
+
     async def _keep_up(self) -> None:
         delay = RETRY_SECONDS_MIN
         while True:
@@ -158,7 +166,7 @@ class Link:
                 delay = min(2 * delay, RETRY_SECONDS_MAX)
                 continue
             delay = RETRY_SECONDS_MIN
-            await connection.lost.wait()
+            await connection.over.wait()
 
     async def _connect(self) -> "_Connection | None":
         """A connection whose handshake is done, or None."""
@@ -190,10 +198,16 @@ class Link:
         _log.warning("refused", address=self.address, status=answer.status.name, body=answer.body)
         self._on_change(self)
 
-    def lost(self, connection: "_Connection") -> None:
+    def over(self, connection: "_Connection") -> None:
+        """It takes no more."""
+        if connection.in_flight:
+            self._leaving.add(connection)
         if self._connection is connection:
             self._connection = None
             self._on_change(self)
+
+    def lost(self, connection: "_Connection") -> None:
+        self._leaving.discard(connection)
 
 
 class _Connection(asyncio.Protocol):
@@ -211,6 +225,8 @@ class _Connection(asyncio.Protocol):
         self.settled = asyncio.Event()
         """The handshake is over, one way or the other."""
         self.lost = asyncio.Event()
+        self.over = asyncio.Event()
+        """Nothing more can be sent: it is lost, or the other side has said goodbye."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by its bases
@@ -266,10 +282,19 @@ class _Connection(asyncio.Protocol):
 
     def _hear(self, response: Response) -> None:
         done = self.in_flight.pop(response.request_id, None)
-        if done is None:  # about the connection itself, which is going to be closed
+        if done is not None:
+            done(response)
+        elif response == GOODBYE:
+            self._be_over()
+        else:  # about the connection itself, which is going to be closed
             _log.error("complaint", address=self._link.address, answers=response.answers[:1])
-            return
-        done(response)
+        if self.over.is_set() and not self.in_flight and self._transport is not None:
+            self._transport.close()
+
+    def _be_over(self) -> None:
+        if not self.over.is_set():
+            self.over.set()
+            self._link.over(self)
 
     def _flush(self) -> None:
         if self._transport is not None and not self.lost.is_set():
@@ -283,6 +308,7 @@ class _Connection(asyncio.Protocol):
         self.lost.set()
         self.settled.set()
         in_flight, self.in_flight = self.in_flight, {}
+        self._be_over()
         self._link.lost(self)
         for done in in_flight.values():
             done(None)

@@ -13,11 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from actors.address import parse_address
-from actors.binary_server import SWEEP_SECONDS, BinaryServer, Connection, Reply
+from actors.binary_server import GOODBYE_SECONDS, SWEEP_SECONDS, BinaryServer, Connection, Reply
 from actors.config import Settings
 from actors.keys import RELOAD_SECONDS, Authenticator, KeyFile
 from engine import limits
 from engine.messages import (
+    GOODBYE,
     MAGIC,
     Answer,
     Audit,
@@ -504,15 +505,38 @@ async def test_close_lets_the_last_answers_leave(server: BinaryServer, shop: Sho
         shop.let_go()
         await server.close()
         assert 1 == (await peer.response()).request_id
+        assert GOODBYE == await peer.response()
         assert await peer.is_closed()
     with pytest.raises(OSError):
         async with connect(address):
             pass
 
 
-async def test_close_waits_for_answers(server: BinaryServer, shop: Shop) -> None:
-    """What was in flight is answered before its connection ends; one that waits for nothing ends
-    at once, and what comes meanwhile is not done."""
+async def test_close_says_goodbye(server: BinaryServer, shop: Shop) -> None:
+    """Whoever is connected, or just about to be, is asked to leave, and is served until it does."""
+    address = await server.listen("tcp:127.0.0.1:0")
+    async with connect(address) as peer, connect(address) as late:
+        await peer.greet()
+        await until(lambda: len(server.connections) == 2)
+
+        closing = asyncio.create_task(server.close())
+        assert GOODBYE == await peer.response()
+        assert 1 == (await peer.ask(1, reserve("r1"))).request_id
+        await late.greet()
+        assert GOODBYE == await late.response()
+        peer.writer.close()
+        late.writer.close()
+
+        await asyncio.wait_for(closing, GOODBYE_SECONDS)
+    assert [reserve("r1")] == shop.asked
+
+
+async def test_close_waits_for_answers(
+    server: BinaryServer, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of those who do not leave, one that waits for nothing loses its connection; what was in
+    flight is answered before, and what comes then is not done."""
+    monkeypatch.setattr("actors.binary_server.GOODBYE_SECONDS", 0.05)
     address = await server.listen("tcp:127.0.0.1:0")
     async with connect(address) as peer, connect(address) as idle:
         await peer.greet()
@@ -522,6 +546,7 @@ async def test_close_waits_for_answers(server: BinaryServer, shop: Shop) -> None
         await until(lambda: shop.held)
 
         closing = asyncio.create_task(server.close())
+        assert [GOODBYE] * 2 == [await each.response() for each in (peer, idle)]
         assert await idle.is_closed()
         await peer.send(encode_frame(Request(2, 1_000, [reserve("r2")])))
         assert Response(2, [Answer(Status.NOT_DONE)]) == await peer.response()
@@ -542,6 +567,7 @@ async def test_close_does_not_wait_for_ever(
         await peer.send(encode_frame(Request(1, 1_000, [reserve("r")])))
         await until(lambda: shop.held)
         await server.close()
+        assert GOODBYE == await peer.response()
         assert await peer.is_closed()
     assert 0 == server.statistics().connections
 

@@ -136,9 +136,10 @@ class EngineProcess:
     # --- its end ---
 
     async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Ask it to stop; its exit status."""
-        self.note()
-        self._process.send_signal(number)
+        """Ask it to stop, if it has not done so already; its exit status."""
+        if self._process.returncode is None:
+            self.note()
+            self._process.send_signal(number)
         return await self.ended()
 
     async def ended(self) -> int:

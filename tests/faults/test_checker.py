@@ -121,7 +121,7 @@ def audit(found: Journal) -> dict[int, AuditView]:
     shard = Shard(0, 1)
     for record in found[0]:
         shard.replay(record.stamp, record.events)
-    view = AuditView(0, 1, 1, shard.digest(), 1, 0, 0, 0, 0, 0, {}, {}, 0, [])
+    view = AuditView(0, *found[0][-1].position, shard.digest(), 1, 0, 0, 0, 0, 0, {}, {}, 0, [])
     return {0: view}
 
 
@@ -173,8 +173,16 @@ def test_a_state_that_is_not_the_journals() -> None:
 
     found = findings(there, {NAME: State.COMMITTED}, served=served)
 
-    assert "shard 0: what is served is not what its journal says" in found
+    assert "shard 0: what is served is not what its journal says at 1-2" in found
     assert any("unlike its events" in each for each in found)
+
+
+def test_a_shard_that_has_moved_since_the_audit() -> None:
+    """What is audited is held against the journal as it was then, whatever has come since."""
+    there = journal([STOCKED], [HELD], [Committed(NAME)])
+    served = journal([STOCKED], [HELD])
+
+    assert [] == findings(there, {NAME: State.COMMITTED}, served=served)
 
 
 def test_answers_out_of_order() -> None:

@@ -143,6 +143,8 @@ def test_the_past_is_shown(shell: Shell) -> None:
     expected = [f"{then} · received 3 · bought", "  main: on_hand 0→3, available 0→3"]
     assert expected == printed.splitlines()[:2]
     assert printed.splitlines()[-1].startswith("there is more: --after ")
+    assert (0, "") == shell.text("movements", "cloak")
+    assert "nothing that changed cloak is known\n" == shell.errors
     assert 1 == shell.status("stock", "hat", "--as-of", "2999-01-01T00:00:00Z")
     assert "(not_yet)" in shell.errors
     assert 2 == shell.status("stock", "hat", "--as-of", position, "--channel", "web")

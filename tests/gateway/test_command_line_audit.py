@@ -82,13 +82,20 @@ async def test_a_refusal_hides_no_finding(
 @pytest.mark.parametrize(
     ("drift", "complete", "status"), [(0, True, 0), (0, False, 1), (2, True, 1)]
 )
-async def test_one_shard_decides(server: Server, drift: int, complete: bool, status: int) -> None:
-    """All others are clean."""
+async def test_one_shard_decides(
+    server: Server,
+    capsys: pytest.CaptureFixture[str],
+    drift: int,
+    complete: bool,
+    status: int,
+) -> None:
+    """All others are clean; the last line is the verdict."""
     server.engine.replaced = lambda command: (
         found(command, drift, complete) if command == Audit(3) else found(command)
     )
 
     assert status == await audit(server)
+    assert ["clean", "not clean"][status] == capsys.readouterr().out.splitlines()[-1]
 
 
 async def test_nobody_can_be_audited(server: Server, capsys: pytest.CaptureFixture[str]) -> None:

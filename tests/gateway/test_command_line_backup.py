@@ -72,7 +72,7 @@ def test_what_is_refused(data: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
         (["backup", "--data-dir", str(data), "--to", target], f"{target} exists already"),
         (
             ["backup", "--data-dir", str(tmp_path / "no"), "--to", f"{target}-2"],
-            f"{tmp_path / 'no'} has no server of its own; name the one that it uses with --redis",
+            f"there is no data directory {tmp_path / 'no'}",
         ),
         (["restore", str(data), "--data-dir", f"{target}-2"], f"{data} is no backup: "),
         (["restore", target, "--data-dir", f"{target}-2"], f"{file}: "),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from actors.binary_server import GOODBYE_SECONDS
 from engine import limits
 from engine.messages import (
     MAGIC,
@@ -90,6 +91,34 @@ async def test_goes_up_and_answers(host: Host) -> None:
         assert [Status.OK, Status.UNKNOWN_SKU] == [answer.status for answer in response.answers]
         assert isinstance(response.answers[0].body, StockView)
     assert [True, False] == changes
+
+
+async def test_goodbye_costs_no_answer(host: Host) -> None:
+    """Whoever is about to end is left for its successor, and answers what it was sent before."""
+    async with linked(host.address) as (link, changes):
+        await until(lambda: link.up)
+        host.frozen = True
+        before = ask(link, GetStock(SKU))
+        given_up = ask(link, GetStock(SKU))
+        await until(lambda: len(host.held) == 2)
+        link.forget(2)
+        old = host.server
+        assert old is not None
+
+        ending = asyncio.create_task(old.close())
+        await until(lambda: not link.up)
+        await host.start()
+        await until(lambda: link.up)
+        host.thaw()
+
+        after = ask(link, GetStock(SKU))
+        await until(lambda: bool(before and after))
+        assert [Status.OK] * 2 == [
+            each[0].answers[0].status for each in (before, after) if each[0] is not None
+        ]
+        await asyncio.wait_for(ending, GOODBYE_SECONDS)
+        assert ([], 0) == (given_up, link.in_flight)
+    assert [True, False, True, False] == changes
 
 
 async def test_loss_is_told_at_once_to_every_frame(host: Host) -> None:

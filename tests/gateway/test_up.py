@@ -105,10 +105,12 @@ class Engine:
         return [identity, *descendants([identity])]
 
 
-async def start(data_dir: Path, shards: int = SHARDS) -> Engine:
-    """`up` in a process and a session of its own; ready, or ended if its address is empty."""
+async def start(data_dir: Path, shards: int = SHARDS, cwd: Path | None = None) -> Engine:
+    """`up` in a process and a session of its own, called in the directory `cwd`; ready, or ended if
+    its address is empty."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", UP, str(data_dir), str(shards)),
+        *(sys.executable, "-P", "-c", UP, str(data_dir), str(shards)),
+        cwd=cwd,
         stdout=PIPE,
         stderr=PIPE,
         start_new_session=True,
@@ -137,9 +139,18 @@ async def predecessor(tmp_path_factory: pytest.TempPathFactory) -> Predecessor:
     return Predecessor(engine.data_dir, processes)
 
 
+@pytest.fixture(scope="module")
+def strange(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory in which something else has the name of a package of the engine's."""
+    strange = tmp_path_factory.mktemp("strange")
+    strange.joinpath("engine").mkdir()
+    strange.joinpath("engine", "__init__.py").write_text("raise ImportError('not this one')")
+    return strange
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def engine(predecessor: Predecessor) -> AsyncIterator[Engine]:
-    engine = await start(predecessor.data_dir)
+async def engine(predecessor: Predecessor, strange: Path) -> AsyncIterator[Engine]:
+    engine = await start(predecessor.data_dir, cwd=strange)
     yield engine
     if engine.process.returncode is None:  # a test has failed before the last one
         engine.process.terminate()
@@ -176,6 +187,16 @@ async def test_hosts_share_the_shards(engine: Engine) -> None:
 
     assert {"host-1": 2, "host-2": 2} == Counter(owners(status).values())
     assert 200 == (await engine.call("GET", "/readyz")).status
+
+
+async def test_the_directory_of_the_call_is_not_imported_from(
+    engine: Engine, strange: Path
+) -> None:
+    """Hosts and gateways run what is installed, wherever `onhand up` is called."""
+    assert strange == Path(os.readlink(f"/proc/{engine.process.pid}/cwd"))
+
+    status = await engine.come(lambda status: all(shares(status)))
+    assert {True} == {each["alive"] for each in status["hosts"] + status["gateways"]}
 
 
 async def test_an_operator_moves_a_shard(engine: Engine) -> None:
