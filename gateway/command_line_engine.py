@@ -414,6 +414,13 @@ def _show_status(report: dict[str, Any]) -> None:
         for host, reason in server["troubles"].items():
             where = "server {server} of the journal, {address}".format(**server)
             print(f"{where}: {host} cannot ask it: {reason}", file=sys.stderr)
+    for shard in report["hot"]:
+        alone = ", alone there" if shard["alone"] else ""
+        print("shard {shard} is hot: {share:.0%} of what {host} does".format(**shard) + alone)
+    if report["proposal"]:
+        print(
+            "it would help to: onhand move --shard {shard} --to {host}".format(**report["proposal"])
+        )
     for shard in report["failed"]:
         print("shard {shard} has failed: {reason}".format(**shard), file=sys.stderr)
     for shard in report["alarms"]:

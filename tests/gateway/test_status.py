@@ -1,7 +1,16 @@
 """What operators see of the map: every process, and whose shards are served."""
 
-from actors.control import Kind, Map, MemberView, Route
-from gateway.status import AlarmedShard, FailedShard, GatewayEntry, HostEntry, StatusReport, report
+from actors.control import HotShard, Kind, Map, MemberView, Proposal, Route
+from gateway.status import (
+    AlarmedShard,
+    FailedShard,
+    GatewayEntry,
+    HostEntry,
+    HotEntry,
+    ProposedMove,
+    StatusReport,
+    report,
+)
 
 
 def test_hosts_gateways_and_failures_each_have_their_place() -> None:
@@ -25,3 +34,13 @@ def test_hosts_gateways_and_failures_each_have_their_place() -> None:
         failed=[FailedShard(1, "a gap")],
         alarms=[AlarmedShard(0, "on_hand 2, not 1")],
     )
+
+
+def test_what_is_hot_and_what_would_help() -> None:
+    """Shares, whether anybody suffers from it, and the move that would leave it alone."""
+    hot = [HotShard(2, "host-1", 0.75, False)]
+
+    found = report(Map(3, 3, [], [], {}, {}, hot=hot, proposal=Proposal(0, "host-2")))
+
+    assert [HotEntry(2, "host-1", 0.75, alone=False)] == found.hot
+    assert ProposedMove(0, "host-2") == found.proposal
