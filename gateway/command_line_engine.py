@@ -417,10 +417,8 @@ def _show_status(report: dict[str, Any]) -> None:
     for shard in report["hot"]:
         alone = ", alone there" if shard["alone"] else ""
         print("shard {shard} is hot: {share:.0%} of what {host} does".format(**shard) + alone)
-    if report["proposal"]:
-        print(
-            "it would help to: onhand move --shard {shard} --to {host}".format(**report["proposal"])
-        )
+    if (move := report["proposal"]) is not None:
+        print(f"it would help to: onhand move --shard {move['shard']} --to {move['host']}")
     for shard in report["failed"]:
         print("shard {shard} has failed: {reason}".format(**shard), file=sys.stderr)
     for shard in report["alarms"]:
