@@ -7,8 +7,9 @@
 What it guarantees: a shard is given to one live host at a time, and stays there for as long as that
 host says anything about it, recovery included. Placement evens the shards out over the hosts that
 are there; a death moves the dead host's shards, each to a host that has kept up with it, or else to
-the one with the fewest, and no other. A
-shard that is to move is released first, and then placed where it was bound for, if that host lives.
+the one with the least, and no other. Every shard weighs as much as any, unless whoever asks knows
+of some that weigh more. A shard that is to move is released first, and then placed where it was
+bound for, if that host lives.
 One that fails meanwhile stays: nobody could serve it elsewhere, and nothing waits for it.
 A route exists only while somebody owns the shard, and the version grows with every change of any.
 
@@ -17,7 +18,7 @@ journal's claim decides that (`actors.owner`); this table is a cache of it, so w
 counts, and an epoch that is older than one seen before does not.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from enum import Enum
 from typing import NamedTuple
 
@@ -32,6 +33,8 @@ class Phase(Enum):
 
 
 _NOBODY: Mapping[int, str] = {}
+_ALIKE: Mapping[int, int] = {}
+"""Weights: every shard's is 1."""
 _MOVING = (Phase.ORPHAN, Phase.ASSIGNED)
 
 
@@ -91,18 +94,23 @@ class Assignment:
             self.slots[shard].is_pinned = False
         return lost
 
-    def place(self, hosts: Iterable[str], near: Mapping[int, str] = _NOBODY) -> list[Grant]:
+    def place(
+        self,
+        hosts: Iterable[str],
+        near: Mapping[int, str] = _NOBODY,
+        weights: Mapping[int, int] = _ALIKE,
+    ) -> list[Grant]:
         """Give every orphan to the host that it was bound for, or else to the one that is `near`
-        it, by shard; or else to the one of `hosts` that has the fewest. None, if no hosts."""
-        loads = self._loads(hosts)
+        it, by shard; or else to the one of `hosts` that has the least. None, if no hosts."""
+        loads = self._loads(hosts, weights)
         if not loads:
             return []
         grants = []
         for shard, slot in enumerate(self.slots):
             if slot.phase is Phase.ORPHAN:
-                fewest = near.get(shard) or min(loads, key=loads.__getitem__)
-                host = slot.bound_for if slot.bound_for in loads else fewest
-                loads[host] = loads.get(host, 0) + 1
+                least = near.get(shard) or min(loads, key=loads.__getitem__)
+                host = slot.bound_for if slot.bound_for in loads else least
+                loads[host] = loads.get(host, 0) + weights.get(shard, 1)
                 grants.append(self._grant(slot, shard, host))
         return grants
 
@@ -129,19 +137,34 @@ class Assignment:
                 grants.append(Grant(self._serial, host, shard))
         return grants
 
-    def uneven(self, hosts: Iterable[str]) -> tuple[int, str] | None:
-        """A shard that had better be elsewhere, and where; None if all is even, or in motion."""
+    def uneven(
+        self,
+        hosts: Iterable[str],
+        weights: Mapping[int, int] = _ALIKE,
+        full: Collection[str] = (),
+    ) -> tuple[int, str] | None:
+        """A shard that had better be elsewhere, and where, which is no `full` host; None if all is
+        even, or in motion.
+
+        From who has the most that may move, to who has the least, if that has less than the other
+        even afterwards: so whoever does as is said here, again and again, comes to an end.
+        """
         if any(slot.phase in _MOVING or slot.bound_for for slot in self.slots):
             return None
-        loads = self._loads(hosts)
-        least = min(loads, key=loads.__getitem__, default="")
-        most = max(loads, key=loads.__getitem__, default="")
-        if least == most or loads[most] - loads[least] < 2:
+        loads = self._loads(hosts, weights)
+        least = min((host for host in loads if host not in full), key=loads.__getitem__, default="")
+        if not least:
             return None
-        for shard, slot in enumerate(self.slots):
-            if slot.host == most and slot.phase is Phase.OWNED and not slot.is_pinned:
-                return shard, least
+        for most in sorted(loads, key=loads.__getitem__, reverse=True):
+            for shard in sorted(self._movable(most), key=lambda shard: shard in weights):
+                if loads[most] - loads[least] > weights.get(shard, 1):
+                    return shard, least
         return None
+
+    def _movable(self, host: str) -> list[int]:
+        """What may be taken from `host` to even out."""
+        owned = self.shards_of(host, Phase.OWNED)
+        return [shard for shard in owned if not self.slots[shard].is_pinned]
 
     def report(self, host: str, report: Report) -> bool:
         """Take `host` at its word; whether any route changed."""
@@ -198,12 +221,12 @@ class Assignment:
             if slot.phase is Phase.FAILED
         }
 
-    def _loads(self, hosts: Iterable[str]) -> dict[str, int]:
-        """How many shards each of `hosts` has."""
+    def _loads(self, hosts: Iterable[str], weights: Mapping[int, int]) -> dict[str, int]:
+        """What the shards of each of `hosts` weigh together."""
         loads = dict.fromkeys(sorted(hosts), 0)
-        for slot in self.slots:
+        for shard, slot in enumerate(self.slots):
             if slot.host in loads:
-                loads[slot.host] += 1
+                loads[slot.host] += weights.get(shard, 1)
         return loads
 
     def _grant(self, slot: Slot, shard: int, host: str) -> Grant:

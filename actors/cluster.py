@@ -63,6 +63,8 @@ WATCH_SECONDS: Final = 0.5
 KNOCK_SECONDS: Final = 5.0
 START_SECONDS: Final = 180.0
 """For Ray to start a process, on a machine that it may not know to be dead."""
+AGAIN_SECONDS: Final = 0.5
+"""After which another machine is looked for, if one that Ray names is not there, or not yet."""
 ASK_SECONDS: Final = 60.0
 """For a machine to answer a question: one that is as good as dead keeps nobody waiting."""
 COLLECTOR_THRESHOLDS: Final = (50_000, 20, 100)
@@ -192,14 +194,25 @@ class Cluster:
         await self._start_process(kind, name)
 
     async def _start_process(self, kind: Kind, name: str, node: str | None = None) -> None:
-        started = await self._call(lambda: self._place(kind, name, node))
         try:
             async with asyncio.timeout(START_SECONDS):
-                await asyncio.wrap_future(started)
+                while not await self._has_started(kind, name, node):
+                    await asyncio.sleep(AGAIN_SECONDS)
+                    node = None
         except TimeoutError:
             raise ClusterError(f"Ray has not started {name} in {START_SECONDS:.0f} s") from None
         except ray.exceptions.RayError as error:
             raise ClusterError(f"Ray does not start {name}: {error}") from error
+
+    async def _has_started(self, kind: Kind, name: str, node: str | None) -> bool:
+        """Of Ray's list of machines, not all can be started on: some have just come or gone."""
+        started = await self._call(lambda: self._place(kind, name, node))
+        try:
+            await asyncio.wrap_future(started)
+        except ray.exceptions.ActorUnschedulableError as error:
+            _log.warning("not there", name=name, error=str(error))
+            return False
+        return True
 
     async def kill(self, join: Join) -> None:
         """End that very process; its successor is started by Ray, or by us on another machine."""

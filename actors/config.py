@@ -17,6 +17,7 @@ from engine import limits
 
 Fsync = Literal["always", "everysec"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+HotShards = Literal["tell", "move"]
 
 PORT_DEFAULT: Final = 8080
 BINARY_PORT_DEFAULT: Final = 8081
@@ -51,6 +52,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     hosts: int = 2
     spares: int = 0
     """Hosts that own nothing, keep up with everything, and take over from one that dies."""
+    hot_shards: HotShards = "tell"
+    """What is done about a shard that takes most of what its host can do: the moves that leave it
+    alone there are told of, or made."""
     shards: int = 8
     """For ever: the hash of a SKU by this number is in the journal. More shards spread over more
     hosts; fewer make larger batches."""
@@ -93,9 +97,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             value = getattr(self, name)
             if not low <= value <= high:
                 raise SettingsError(f"{_flag(name)} is {value}; {low} to {high} is possible")
-        for name, choices in (("fsync", get_args(Fsync)), ("log_level", get_args(LogLevel))):
-            if getattr(self, name) not in choices:
-                known = " or ".join(choices)
+        for name, choices in _CHOICES:
+            if getattr(self, name) not in get_args(choices):
+                known = " or ".join(get_args(choices))
                 raise SettingsError(f"{_flag(name)} is {getattr(self, name)!r}; it may be {known}")
         if not self.data_dir:
             raise SettingsError("--data-dir is empty")
@@ -170,6 +174,7 @@ def _flag(name: str) -> str:
     return f"--{name.removesuffix('_us').removesuffix('_bytes').replace('_', '-')}"
 
 
+_CHOICES: Final = (("fsync", Fsync), ("log_level", LogLevel), ("hot_shards", HotShards))
 _DAY_US: Final = 86_400 * limits.SECOND_US
 _RANGES: Final = (
     ("port", 0, 65_535),

@@ -96,6 +96,10 @@ class Beat(Message, tag=2):
     """Shards of others that this host could take over in a moment."""
     servers: dict[int, str] = field(default_factory=dict)
     """Servers of the journal that cannot be asked now, and why."""
+    spent: float = 0.0
+    """Seconds of CPU that the thread of the event loop has used."""
+    taken: dict[int, int] = field(default_factory=dict)
+    """Commands that the owner of each shard has decided; another owner begins at 0."""
 
 
 class Left(Message, tag=3):
@@ -177,6 +181,23 @@ class ServerView(Message):
     """Hosts that cannot ask it, and why; empty = it is up."""
 
 
+class HotShard(Message):
+    """A shard that takes most of what its host can do: this `share` of the commands, when it was
+    last told; `is_alone`: there is nobody beside it who waits for that."""
+
+    shard: int
+    host: str
+    share: float
+    is_alone: bool
+
+
+class Proposal(Message):
+    """A move that an operator had better make."""
+
+    shard: int
+    host: str
+
+
 class Map(Message, tag=2):
     """Who serves which shard; a shard without a route is served by nobody at the moment."""
 
@@ -192,6 +213,9 @@ class Map(Message, tag=2):
     """Those that the journal is on."""
     moves_given_up: int = 0
     """How many, so far."""
+    hot: list[HotShard] = field(default_factory=list)
+    proposal: Proposal | None = None
+    """For the sake of a hot shard."""
 
     def owners(self) -> dict[int, tuple[int, str]]:
         """shard → (epoch, its owner's address), of those that are served."""

@@ -16,6 +16,8 @@ What it guarantees:
   machine of the older was taken for dead, and is not.
 - A host that comes back gets its share again, one shard at a time. A shard moves when its next
   host has read nearly all of it, so that it is away for moments, however much there is of it.
+- A shard that takes most of what its host can do is told of, and is left alone there if that is
+  wanted (`actors.balance`).
 - Hosts beyond those that were asked for are spares: they own nothing, keep up with everything, each
   with some of the hosts, and one of them takes over what a dead one had.
 - Each assignment carries the shard's floor: the highest record that any host or gateway has seen
@@ -35,6 +37,7 @@ from typing import Final
 import structlog
 
 from actors.assignment import Assignment, Grant, Phase, Report
+from actors.balance import AT_EASE, Balance
 from actors.config import Settings
 from actors.control import (
     Assign,
@@ -61,6 +64,7 @@ from actors.member import Member, Patience
 from actors.moves import Moves
 from actors.process import Identity
 from actors.redis_wire import Target
+from actors.restarts import Restarts, Step
 from actors.spares import Spares
 from engine.messages import Message
 from engine.placement import server_of
@@ -105,9 +109,13 @@ class Coordinator:
         self._moves = Moves()
         self._pairs = Spares()
         self._moves_given_up = 0
+        self._balance = Balance(self._assignment, settings.hot_shards)
+        self._advice = AT_EASE
+        """As it was told last."""
         self._near_told: dict[int, str] = {}
-        self._restarting: dict[str, float | None] = {}
-        """Processes that are to end in order, and come back; since when they have been told."""
+        self._restarts = Restarts(
+            self._members, self._assignment, self._moves, self._patience.drain_seconds
+        )
         self._changed = asyncio.Event()
         self._ticker: asyncio.Task[None] | None = None
         self._errands: set[asyncio.Task[None]] = set()
@@ -218,6 +226,8 @@ class Coordinator:
             alarms,
             servers,
             self._moves_given_up,
+            self._advice.hot,
+            self._advice.proposal,
         )
 
     def _troubles(self, server: int) -> dict[str, str]:
@@ -251,7 +261,7 @@ class Coordinator:
         self._members[join.name] = self._of[channel] = member
         self._expected.setdefault(join.name, join.kind)
         if not same:
-            self._restarting.pop(join.name, None)
+            self._restarts.forget(join.name)
         for mark in join.marks:
             self._raise_floor(mark)
         _log.info("joined", name=join.name, pid=join.process.pid, address=join.address)
@@ -282,7 +292,7 @@ class Coordinator:
         if (member := self._of.get(channel)) is not None:
             member.left = True
             self._changed.set()
-            if member.join.name in self._restarting:
+            if member.join.name in self._restarts:
                 self._run(self._launcher.restart(member.join))
 
     def asked(self, channel: Channel, wish: Move | Restart) -> None:
@@ -319,11 +329,11 @@ class Coordinator:
             if now >= self._assign_at:
                 self._assign()
             self._give_up_moves(now)
-            self._go_on_restarting()
+            self._go_on_restarting(now)
             self._tell_what_to_follow()
             if now >= self._even_at:
                 self._even_at = now + EVEN_SECONDS
-                self._even_out()
+                self._even_out(now)
                 self._remap_if_others_are_near()
                 self._tell_gateways_that_we_live()
 
@@ -352,6 +362,7 @@ class Coordinator:
         member.down_since = asyncio.get_running_loop().time()
         member.near = []
         self._moves.forget(member.join.name)
+        self._balance.heat.forget(member.join.name)
         shards = self._assignment.drop(member.join.name)
         _log.warning(
             "down", name=member.join.name, pid=member.join.process.pid, reason=reason, shards=shards
@@ -397,6 +408,7 @@ class Coordinator:
         if same:
             return True
         self._assignment.drop(join.name)
+        self._balance.heat.forget(join.name)
         return False
 
     def _repeat(self, member: Member) -> None:
@@ -411,64 +423,41 @@ class Coordinator:
     def restart(self, name: str) -> str | None:
         """Have the process `name` end in order and come back, without anybody being refused for it.
         What is in the way, or None: it is under way."""
-        member = self._members.get(name)
-        if member is None or not member.alive:
-            return f"there is no {name}, or it says nothing"
-        kind = member.join.kind
-        others = [
-            each
-            for other, each in self._members.items()
-            if each.alive and each.join.kind is kind and other not in {name, *self._restarting}
-        ]
-        if not others:
-            return f"there is no {kind.name.lower()} beside {name}"
-        self._restarting.setdefault(name, None)
-        return None
+        return self._restarts.want(name)
 
-    def _go_on_restarting(self) -> None:
-        """A host ends when its shards are elsewhere, one after the other; a gateway when it has
-        answered what it has."""
-        for name, told_at in list(self._restarting.items()):
+    def _go_on_restarting(self, now: float) -> None:
+        for name in self._restarts.names():
             member = self._members[name]
-            is_host = member.join.kind is Kind.HOST
-            if not member.alive:
-                del self._restarting[name]
-            elif told_at is not None:
-                self._see_it_end(member, told_at)
-            elif is_host and not self._active_hosts():
+            step = self._restarts.step(name, now, is_needed=not self._active_hosts())
+            if step is Step.MOVE:
+                shard = self._restarts.leaver(name)
+                self.move(shard, self._refuge(shard, name))
+            elif step is Step.END and not self._is_awaited(member):
+                self._end_in_order(member, now)
+            elif step is Step.KILL:
+                _log.error("did not end in order", name=name, pid=member.join.process.pid)
+                self._restarts.told(name, now)
+                self._run(self._launcher.kill(member.join))
+            elif step is Step.STAY:
                 _log.warning("restart_given_up", name=name, reason="it is the last one")
-                del self._restarting[name]
+                self._restarts.forget(name)
                 self._assign()
-            elif member.join.kind is Kind.GATEWAY:
-                self._end_in_order(member, Stop())
-            elif shards := self._assignment.shards_of(name, Phase.OWNED):
-                if not self._moves and not any(map(self._is_leaving, shards)):
-                    self.move(shards[0], self._refuge(shards[0], name))
-            elif not self._is_in_motion():
-                self._end_in_order(member, Leave())
+            elif step is Step.GONE:
+                self._restarts.forget(name)
 
-    def _see_it_end(self, member: Member, told_at: float) -> None:
-        """Whoever did not hear, or cannot end in order, is ended, again and again."""
-        now = asyncio.get_running_loop().time()
-        if now - told_at > self._patience.drain_seconds:
-            _log.error("did not end in order", name=member.join.name, pid=member.join.process.pid)
-            self._restarting[member.join.name] = now
-            self._run(self._launcher.kill(member.join))
-
-    def _end_in_order(self, member: Member, word: Stop | Leave) -> None:
+    def _end_in_order(self, member: Member, now: float) -> None:
         member.in_order = True
-        self._restarting[member.join.name] = asyncio.get_running_loop().time()
+        self._restarts.told(member.join.name, now)
         _log.info("restarts", name=member.join.name, pid=member.join.process.pid)
-        self._tell(member, word)
+        self._tell(member, Stop() if member.join.kind is Kind.GATEWAY else Leave())
 
-    def _is_in_motion(self) -> bool:
-        """Whether some shard is on its way. One that waits for a server that is down is not, and
-        one that has failed neither: they would wait, or refuse to serve, anywhere."""
+    def _is_awaited(self, member: Member) -> bool:
+        """Whether it is a host, and some shard is on its way. One that waits for a server that is
+        down is not, and one that has failed neither: they would wait, or refuse to serve,
+        anywhere."""
         assigned = self._assignment.count(Phase.ASSIGNED) - len(self.waiting())
-        return assigned > 0 or bool(self._assignment.orphans())
-
-    def _is_leaving(self, shard: int) -> bool:
-        return self._assignment.slots[shard].bound_for != ""
+        is_in_motion = assigned > 0 or bool(self._assignment.orphans())
+        return member.join.kind is Kind.HOST and is_in_motion
 
     def _refuge(self, shard: int, name: str) -> str:
         """Where `shard` of host `name` had better be while that restarts."""
@@ -486,6 +475,7 @@ class Coordinator:
         orphans, failures = len(self._assignment.orphans()), self.failures()
         report = Report(beat.serial, beat.owned, beat.recovering, beat.failed)
         changed = self._assignment.report(name, report)
+        self._balance.heat.hear(name, member.heard, beat.spent, beat.owned, beat.taken)
         member.near = beat.near
         if len(self._assignment.orphans()) > orphans:
             self._left_behind(name)
@@ -547,10 +537,16 @@ class Coordinator:
             self._moves_given_up += len(given_up)
             self._remap()
 
-    def _even_out(self) -> None:
-        move = self._assignment.uneven(self._active_hosts())
-        if move is not None and self._begun and not self._moves:
-            self.move(*move)
+    def _even_out(self, now: float) -> None:
+        advice = self._balance.look(now, self._active_hosts())
+        if self._moves:
+            advice = advice._replace(move=None, proposal=None)
+        if advice.move is not None and self._begun:
+            self.move(*advice.move)
+        if advice.tells_more_than(self._advice):
+            _log.info("hot_shards", shards={each.shard: each.host for each in advice.hot})
+            self._advice = advice
+            self._remap()
 
     def _tell_gateways_that_we_live(self) -> None:
         """Who hears nothing for long tells its operators that nobody is watched over any more."""
@@ -588,7 +584,7 @@ class Coordinator:
         if self._stopping or not hosts:
             return
         self._begun = True
-        for grant in self._assignment.place(hosts, self.near()):
+        for grant in self._assignment.place(hosts, self.near(), self._balance.weights):
             self._tell_to_claim(grant)
 
     def _tell_to_claim(self, grant: Grant) -> None:
@@ -606,7 +602,7 @@ class Coordinator:
     def _active_hosts(self) -> list[str]:
         """Those that are to have shards: as many as were asked for, those first that have some. The
         others are spares."""
-        alive = [name for name in self._alive_hosts() if name not in self._restarting]
+        alive = [name for name in self._alive_hosts() if name not in self._restarts]
         loaded = [name for name in alive if self._assignment.shards_of(name)]
         idle = [name for name in alive if name not in loaded]
         lost = set(self._assignment.orphans())
@@ -618,14 +614,14 @@ class Coordinator:
 
     def _not_told_to_end(self) -> list[str]:
         """Whoever is to restart and has not been told so yet can still be of use."""
-        return [name for name in self._alive_hosts() if self._restarting.get(name) is None]
+        return [name for name in self._alive_hosts() if not self._restarts.has_told(name)]
 
     def _spares(self) -> list[str]:
         active = self._active_hosts()
         return [
             name
             for name in self._alive_hosts()
-            if name not in active and name not in self._restarting
+            if name not in active and name not in self._restarts
         ]
 
     def near(self) -> dict[int, str]:

@@ -167,6 +167,8 @@ class HostStatus(NamedTuple):
     """Shards of other hosts that could be taken over in a moment"""
     servers: dict[int, str]
     """server of the journal → why it cannot be asked now"""
+    taken: dict[int, int]
+    """shard → commands that its owner has decided so far"""
 
 
 class Host:
@@ -363,6 +365,7 @@ class Host:
                 for number, each in enumerate(self.servers)
                 if each.journal.trouble is not None
             },
+            {each.number: each.taken for each in serving},
         )
 
     async def stop(self) -> None:

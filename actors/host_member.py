@@ -4,7 +4,8 @@
     coordinator ──Follow──►          keeps up with shards of others
     coordinator ──Map──►             who owns what, for clients that come straight here
     coordinator ◄──Beat──            which it owns, is recovering, refuses, and how far they reach;
-                                     which of the journal's servers it cannot ask
+                                     which of the journal's servers it cannot ask; how busy
+                                     it is, and with which shards
     coordinator ──Leave──►           all that it had is another's: what was answered leaves, and the
                                      process ends
     coordinator ──Stop──►            serves what is queued, writes its marks, says Left
@@ -42,9 +43,13 @@ _log = structlog.get_logger(__name__)
 class HostMember:
     """The word between one host and its coordinator."""
 
-    def __init__(self, end: Callable[[str], None]) -> None:
-        """`end`: the process ends, for the reason given, and somebody starts it again, empty."""
+    def __init__(
+        self, end: Callable[[str], None], spent: Callable[[], float] = lambda: 0.0
+    ) -> None:
+        """`end`: the process ends, for the reason given, and somebody starts it again, empty;
+        `spent`: the seconds of CPU that this thread has used."""
         self._end = end
+        self._spent = spent
         self._serial = 0
         self._version = 0
         self._stopping: asyncio.Task[None] | None = None
@@ -87,6 +92,8 @@ class HostMember:
             alarms=status.alarms,
             near=status.near,
             servers=status.servers,
+            spent=self._spent(),
+            taken=status.taken,
         )
 
     def _receive(self, message: FromCoordinator) -> None:

@@ -14,6 +14,7 @@ import ipaddress
 import logging
 import os
 import socket
+import time
 from typing import Final, NoReturn
 
 import structlog
@@ -59,7 +60,7 @@ class HostProcess:
         set_up_logs(directory.logs / f"{self._name}.log", settings.log_level)
         journals = _journals(settings)
         await asyncio.gather(*(each.open(JOURNAL_SECONDS, demand=False) for each in journals))
-        member = HostMember(_end)
+        member = HostMember(_end, time.thread_time)
         marks, usage = Marks(directory.marks), Usage(settings.data_path)
 
         def around() -> list[Sample]:

@@ -124,6 +124,8 @@ class Owner:
         self.inbox = Inbox()
         self.in_flight: list[Portion] = []
         """What the open batch has taken."""
+        self.taken = 0
+        """Commands that were decided, so far."""
         self._ticked_at = 0.0
         self._expired: list[str] = []
         """Whose deadline the open batch found passed, if anybody wants to know."""
@@ -431,6 +433,7 @@ class Owner:
             decided += done
             room -= done
         self._is_decided = True
+        self.taken += decided
         return answers
 
     def _decide(self, commands: list[Command], answers: list[Answer], size: int) -> int:

@@ -415,6 +415,11 @@ def _show_status(report: dict[str, Any]) -> None:
         for host, reason in server["troubles"].items():
             where = "server {server} of the journal, {address}".format(**server)
             print(f"{where}: {host} cannot ask it: {reason}", file=sys.stderr)
+    for shard in report["hot"]:
+        alone = ", alone there" if shard["alone"] else ""
+        print("shard {shard} is hot: {share:.0%} of what {host} does".format(**shard) + alone)
+    if (move := report["proposal"]) is not None:
+        print(f"it would help to: onhand move --shard {move['shard']} --to {move['host']}")
     for shard in report["failed"]:
         print("shard {shard} has failed: {reason}".format(**shard), file=sys.stderr)
     for shard in report["alarms"]:

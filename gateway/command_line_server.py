@@ -18,7 +18,7 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.live import Live
 
-from actors.config import DATA_DIR_DEFAULT, Fsync, LogLevel, Settings, SettingsError
+from actors.config import DATA_DIR_DEFAULT, Fsync, HotShards, LogLevel, Settings, SettingsError
 from actors.data_directory import DataDirectory
 from actors.keys import Key, KeyFile
 from engine import limits
@@ -122,6 +122,9 @@ class Shape:
         Of a Ray cluster that runs already.
     machines
         How many of that cluster to wait for, two minutes at most, before hosts are placed on them.
+    hot_shards
+        What to do about a shard that takes most of what its host can do: tell, in `onhand status`,
+        which move would help; or move what is beside it elsewhere.
     """
 
     hosts: int = DEFAULTS.hosts
@@ -131,6 +134,7 @@ class Shape:
     gateways: int = DEFAULTS.gateways
     address: str | None = None
     machines: int = DEFAULTS.machines
+    hot_shards: HotShards = DEFAULTS.hot_shards
 
 
 @Parameter(name="*")

@@ -21,6 +21,7 @@ else that a caller can invent, so the number of series is bounded.
 | `onhand_router_searches_total` `_shed_total` | lookups of a home; commands refused for load |
 | `onhand_map_shards{state}` | as the newest map says: served, waiting for an owner, stopped |
 | `onhand_map_shards_near` | that a host beside the owner could take over in a moment |
+| `onhand_map_shards_hot{state}` | most of what a busy host does; others are beside it, or none |
 | `onhand_map_members{kind,state}` | hosts and gateways that are alive, or silent |
 | `onhand_map_hosts{node}` | hosts that are alive, by machine |
 | `onhand_members_wanted{kind}` `onhand_machines_wanted` | what was asked for (`gateway.roster`) |
@@ -92,6 +93,7 @@ HELP: Final = {
     "build_info": "The version of the program.",
     "format_info": "Formats that the program writes, and up to which it reads.",
     "map_shards_near": "Shards that a host beside their owner could take over in a moment.",
+    "map_shards_hot": "Shards that take most of what their hosts can do.",
     "map_alarms": "Shards in which the newest audit has found something.",
     "map_moves_given_up": "Moves of shards that the coordinator has given up.",
     "map_heard_seconds": "Since the coordinator, which speaks every second, was last heard.",
@@ -263,6 +265,14 @@ def map_samples(map_: Map, heard_seconds: float) -> list[Sample]:
             for state, alive in (("alive", True), ("silent", False))
         ),
         Sample("onhand_map_shards_near", [], len(near)),
+        *(
+            Sample(
+                "onhand_map_shards_hot",
+                [("state", state)],
+                sum(each.is_alone is alone for each in map_.hot),
+            )
+            for state, alone in (("alone", True), ("beside_others", False))
+        ),
         Sample("onhand_map_alarms", [], len(map_.alarms)),
         Sample("onhand_map_moves_given_up_total", [], map_.moves_given_up),
         Sample("onhand_map_heard_seconds", [], heard_seconds),

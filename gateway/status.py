@@ -58,6 +58,23 @@ class AlarmedShard(Struct):
     finding: str
 
 
+class HotEntry(Struct):
+    """A shard that takes most of what its host, which is busy, can do: `share` of its commands;
+    `alone`: no other shard waits for that."""
+
+    shard: int
+    host: str
+    share: float
+    alone: bool
+
+
+class ProposedMove(Struct):
+    """A move that an operator had better make, so that a hot shard is alone."""
+
+    shard: int
+    host: str
+
+
 class ServerEntry(Struct):
     """A server that the journal is on, its shards, and why which hosts cannot ask it."""
 
@@ -77,6 +94,8 @@ class StatusReport(Struct):
     failed: list[FailedShard]
     alarms: list[AlarmedShard] = []
     servers: list[ServerEntry] = []
+    hot: list[HotEntry] = []
+    proposal: ProposedMove | None = None
 
 
 EXAMPLE: Final = StatusReport(
@@ -129,7 +148,16 @@ def report(map_: Map) -> StatusReport:
         for each in map_.servers
     ]
     return StatusReport(
-        map_.version, map_.shards, len(map_.routes), hosts, gateways, failed, alarms, servers
+        map_.version,
+        map_.shards,
+        len(map_.routes),
+        hosts,
+        gateways,
+        failed,
+        alarms,
+        servers,
+        [HotEntry(each.shard, each.host, each.share, each.is_alone) for each in map_.hot],
+        None if map_.proposal is None else ProposedMove(map_.proposal.shard, map_.proposal.host),
     )
 
 

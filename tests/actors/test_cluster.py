@@ -9,9 +9,11 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
+from ray.exceptions import ActorUnschedulableError
 
 from actors import cluster
 from actors.cluster import Cluster, ClusterError, roomiest
+from actors.control import Kind
 
 pytestmark = [pytest.mark.ray]
 
@@ -89,3 +91,26 @@ async def test_a_machine_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -
 
     future.set_result(b"late")
     assert b"late" == await cluster._settled(future)
+
+
+async def test_a_machine_that_is_not_there_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray names it, but starts nothing on it: another one is looked for."""
+    tried: list[str | None] = []
+
+    def place(kind: Kind, name: str, node: str | None) -> Future[None]:
+        tried.append(node)
+        future = Future[None]()
+        if node is None:
+            future.set_result(None)
+        else:
+            future.set_exception(ActorUnschedulableError("it has just come"))
+        return future
+
+    ours = Cluster({}, lambda process: None)
+    monkeypatch.setattr(cluster, "AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(ours, "_place", place)
+
+    await ours._start_process(Kind.HOST, "host-1", "late")
+
+    assert ["late", None] == tried
+    await ours.stop()

@@ -45,7 +45,20 @@ async def test_what_is_assigned_is_served(trial: Trial) -> None:
         receive(1, SKUS[0]), receive(1, SKUS[1])
     )
     await host.host.stop()
-    assert HostStatus({}, {}, {}, {}, {}, {}, [], {}) == host.host.status()
+    assert HostStatus({}, {}, {}, {}, {}, {}, [], {}, {}) == host.host.status()
+
+
+@timeless
+async def test_commands_are_counted_by_shard(trial: Trial) -> None:
+    """Refused ones too; the shard's next owner begins at none, under an epoch of its own."""
+    async with tenure(trial, 0, 1) as host:
+        await host.statuses(receive(1, SKUS[0]), receive(-1, SKUS[0]), receive(1, SKUS[1]))
+        assert {0: 2, 1: 1} == host.host.status().taken
+        host.host.release(0)
+        await eventually(lambda: host.host.status().taken == {1: 1})
+        host.host.assign(0, None)
+        await eventually(lambda: host.host.status().taken == {0: 0, 1: 1})
+        assert {0: 2, 1: 1} == host.host.status().owned
 
 
 @timeless

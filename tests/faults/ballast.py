@@ -38,13 +38,14 @@ class Ballast:
                     self.statuses.update(each.status for each in response.answers)
                 await asyncio.sleep(pause)
 
-    async def pour_deep(self, address: str, shard: int, shards: int) -> None:
-        """Straight to the host that owns `shard`, more than it can take, until told to stop."""
+    async def pour_deep(self, address: str, shard: int, shards: int, depth: int = DEPTH) -> None:
+        """Straight to the host that owns `shard`, `depth` frames at a time, until told to stop; by
+        default that is more than it can take."""
         ours = (each for each in count() if shard_of(received(each).sku, shards) == shard)
         commands = [received(number) for number in islice(ours, SKU_COUNT)]
         frame = [commands[number % SKU_COUNT] for number in range(DEEP_FRAME)]
         async with Till(address) as till, asyncio.TaskGroup() as group:
-            for _ in range(DEPTH):
+            for _ in range(depth):
                 group.create_task(self._insist(till, frame))
 
     async def _insist(self, till: Till, frame: list[Receive]) -> None:
@@ -82,6 +83,15 @@ async def pouring_deep(engine: EngineProcess) -> AsyncIterator[Ballast]:
         for shard in host.epochs
     ]
     async with _working(work):
+        yield ballast
+
+
+@asynccontextmanager
+async def pouring_on(engine: EngineProcess, shard: int, depth: int) -> AsyncIterator[Ballast]:
+    """Ballast for one shard, straight to the host that it is at, so many frames at a time."""
+    ballast, status = Ballast(), await engine.status()
+    [address] = [host.address for host in status.hosts if str(shard) in host.epochs]
+    async with _working([ballast.pour_deep(address, shard, status.shards, depth)]):
         yield ballast
 
 

@@ -46,7 +46,7 @@ async def test_a_host_dies_again_and_again(tmp_path: Path) -> None:
                 [victim] = [e for e in await engine.until_hosts(2) if e.name == "host-1"]
                 os.kill(victim.pid, signal.SIGKILL)
                 [missing] = await watch.until_raised("OnhandProcessMissing")
-                assert {"kind": "host", "severity": "warning"} == missing
+                assert {"kind": "host", "severity": "warning", **at(engine)} == missing
                 await watch.until_over("OnhandProcessMissing")
                 await engine.until_ready()
             assert await watch.until_raised("OnhandRestarting")
@@ -105,7 +105,7 @@ async def test_the_journal_rots(tmp_path: Path) -> None:
             await audit(engine)
             for name in ("OnhandDrift", "OnhandJournalDamage"):
                 [found] = await watch.until_raised(name)
-                assert {"shard": "0", "severity": "critical"} == found
+                assert {"shard": "0", "severity": "critical", **at(engine)} == found
             status = await engine.status()
             assert [0] == [each.shard for each in status.alarms]
             assert 4 == status.served
@@ -160,7 +160,7 @@ async def test_no_room(tmp_path: Path) -> None:
             return await watch.labels("OnhandRefusing")
 
         [found] = await eventually(refused, 30)
-        assert {"status": "memory_full", "severity": "critical"} == found
+        assert {"status": "memory_full", "severity": "critical", **at(engine)} == found
 
 
 async def test_more_than_can_be_remembered(tmp_path: Path) -> None:
@@ -173,6 +173,11 @@ async def test_more_than_can_be_remembered(tmp_path: Path) -> None:
         await till.insist([Receive(f"sku-{n}", "main", 1, key=f"{n}") for n in range(1_700)])
         assert await watch.until_raised("OnhandRememberedFull")
         assert not ON_FIRE & set(await watch.raised())
+
+
+def at(engine: EngineProcess) -> dict[str, str]:
+    """The label by which an alert tells one installation from another."""
+    return {"instance": engine.http.removeprefix("http://")}
 
 
 def break_the_disk(data: Path) -> None:

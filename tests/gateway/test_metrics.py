@@ -3,7 +3,7 @@
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from actors.control import Kind, Map, MemberView, Route
+from actors.control import HotShard, Kind, Map, MemberView, Route
 from engine.messages import Histogram, Sample, Statistics, Status
 from gateway import metrics
 from gateway.metrics import (
@@ -31,6 +31,7 @@ MAP = Map(
     {2: "damaged"},
     {0: "drift"},
     moves_given_up=3,
+    hot=[HotShard(0, "host-1", 0.8, False), HotShard(1, "host-1", 0.2, False)],
 )
 
 
@@ -134,6 +135,9 @@ def test_the_map_is_counted() -> None:
         for state in ("alive", "silent")
     ]
     assert 2 == found["onhand_map_shards_near{}"]
+    assert [0, 2] == [
+        found[f"onhand_map_shards_hot{{state={state}}}"] for state in ("alone", "beside_others")
+    ]
     assert 1 == found["onhand_map_alarms{}"]
     assert 3 == found["onhand_map_moves_given_up_total{}"]
     assert 0.5 == found["onhand_map_heard_seconds{}"]
