@@ -8,7 +8,7 @@ import asyncio
 import json
 import signal
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ from tests.faults.conftest import Figures
 from tests.faults.engine_process import EngineProcess, eventually, gone, post, running
 from tests.faults.history import UNAVAILABLE, UNKNOWN, History, all_served, statuses
 from tests.faults.load import Load, load, stock
+from tests.faults.redis_process import redis_running
 from tests.faults.till import Till
 
 pytestmark = [pytest.mark.faults, pytest.mark.ray, pytest.mark.redis]
@@ -39,13 +40,22 @@ EXCUSED = {*UNAVAILABLE, *UNKNOWN}
 """What a kill allows."""
 
 
+@pytest.mark.parametrize("count", [0, 2], ids=["embedded", "two servers"])
 async def test_hosts_die_while_skus_are_dedicated_and_sold(
-    tmp_path: Path, figures: Figures
+    tmp_path: Path, figures: Figures, count: int
 ) -> None:
-    """The call that is made again completes each; all is sold, in one shard, and once."""
+    """The call that is made again completes each; all is sold, in one shard, and once. Of two
+    servers the one has the first SKU's hashed shard, and the other its dedicated one."""
     history, loop = History(), asyncio.get_running_loop()
-    flags = ("--shards", str(SHARDS), "--dedicated", str(len(HOT)))
-    async with running(tmp_path, *flags) as engine:
+    async with AsyncExitStack() as stack:
+        servers = [
+            await stack.enter_async_context(redis_running(tmp_path / f"server-{number}"))
+            for number in range(count)
+        ]
+        urls = [each.url for each in servers]
+        flags = ("--shards", str(SHARDS), "--dedicated", str(len(HOT)))
+        redis = [f"--redis={url}" for url in urls]
+        engine = await stack.enter_async_context(running(tmp_path / "data", *flags, *redis))
         await stock(engine, history)
         async with (
             load(engine, history, name="rest", buyers=BUYERS, direct=DIRECT) as rest,
@@ -67,7 +77,7 @@ async def test_hosts_die_while_skus_are_dedicated_and_sold(
                 served = all_served(history.attempts, LIVES.values(), killed_at)
                 await eventually(lambda: sold_out(history, began), SALE_SECONDS)
                 await gone(killed)
-        books = await check(engine, history)
+        books = await check(engine, history, redis_url=urls or None)
     hot = [each for each in history.attempts if each.shard in LIVES.values()]
     figures(served_s=served, **books.figures, heard=statuses(hot))
     assert {each.status for each in hot} <= SOLD | EXCUSED
