@@ -29,7 +29,9 @@ class Caller:
         self._settled = asyncio.Event()
         self._link = Link(address, key, lambda link: self._settled.set())
         self.shards = 0
-        """Of the installation."""
+        """Of the installation, hashed: what a run's SKUs spread over."""
+        self.total = 0
+        """With the dedicated ones."""
 
     async def __aenter__(self) -> Self:
         self._link.start()
@@ -43,6 +45,7 @@ class Caller:
             await self._link.close()
             raise CallerError(f"{self._link.address} refuses this key")
         self.shards = self._link.hello.shards
+        self.total = self.shards + self._link.hello.dedicated
         return self
 
     async def __aexit__(self, *_: object) -> None:

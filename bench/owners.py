@@ -11,6 +11,7 @@ class Owners:
     """What was learnt of the shard map."""
 
     def __init__(self, shards: int) -> None:
+        """`shards`: hashed ones; no SKU of a run is in any other."""
         self.addresses: list[str] = []
         self.question = GetMap()
         """What to ask next: for whatever is newer."""
@@ -31,7 +32,7 @@ class Owners:
         """Whether any shard has gone elsewhere."""
         before = dict(self._owner)
         for route in view.routes:
-            if route.address:
+            if route.address and route.shard < self._shards:
                 if route.address not in self.addresses:
                     self.addresses.append(route.address)
                 self._owner[route.shard] = self.addresses.index(route.address)

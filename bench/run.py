@@ -306,8 +306,8 @@ class Run:
             GetReservation(name, shard_of(self._names[entry.sku], self._shards))
             for entry, name in sample
         ]
-        shards = range(self._shards)
         async with Caller(self._target.binary, self._target.key) as caller:
+            shards = range(caller.total)
             stocks, findings = await self._settle(caller, expected)
             found = await caller.ask(reads)
             audits = await caller.ask([Audit(shard, quick=True) for shard in shards], tries=1)

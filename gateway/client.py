@@ -79,8 +79,8 @@ from engine.messages import (
     StockView,
     Transfer,
 )
-from engine.placement import home_of
-from gateway.homes import RANDOM_BYTES, home_in, mint, shard_for
+from engine.placement import shard_of
+from gateway.homes import RANDOM_BYTES, DedicatedMemory, home_in, mint, shard_for
 from gateway.lane import is_repeatable
 from gateway.way import Straight, Through, Way, not_done
 
@@ -127,6 +127,7 @@ class Client:
         self.deadline_ms = deadline_ms
         """How long a call may take, retries included."""
         self._way = way
+        self._lives = DedicatedMemory()
         self._closed = False
         self._loop = asyncio.get_running_loop()
 
@@ -183,9 +184,12 @@ class Client:
         Raises Refused with INSUFFICIENT_STOCK and a Shortage if there is not enough.
         """
         wanted = _lines(lines)
-        name = reservation_id or self._mint(wanted)
+        name = reservation_id or self._mint(_first(wanted))
         command = Reserve(name, wanted, channel, ttl_seconds, policy)
-        return _expect(await self.submit(command), ReservationView)
+        view = _expect(await self.submit(command), ReservationView)
+        if view.home >= self.shards:
+            self._lives.learn(_first(wanted), view.home)
+        return view
 
     async def commit(
         self,
@@ -461,13 +465,21 @@ class Client:
     def _deadline(self) -> float:
         return self._loop.time() + self.deadline_ms / 1_000
 
-    def _mint(self, lines: list[LineRequest]) -> str:
-        home = home_of([line.sku for line in lines], self.shards) if lines else 0
+    def _mint(self, sku: str) -> str:
+        """An id that names the SKU's shard, the dedicated one as soon as that was heard of: there
+        the reservation is looked for first, and a release waits for a reserve that is late."""
+        lives = self._lives.recall(sku)
+        home = shard_of(sku, self.shards) if lives == UNKNOWN_HOME else lives
         return mint(home, time.time_ns() // 1_000_000, secrets.token_bytes(RANDOM_BYTES))
 
 
 def _lines(lines: Lines) -> list[LineRequest]:
     return [line if isinstance(line, LineRequest) else LineRequest(*line) for line in lines]
+
+
+def _first(lines: list[LineRequest]) -> str:
+    """The SKU that decides where they go."""
+    return min((line.sku for line in lines), key=str.encode, default="")
 
 
 def _new_key() -> str:

@@ -8,6 +8,8 @@ import pytest
 from actors.owner import Phase
 from engine.messages import (
     Answer,
+    Audit,
+    AuditView,
     Bind,
     Command,
     Dedicate,
@@ -89,6 +91,25 @@ async def test_nobody_is_told_too_early(trial: Trial, question: Command) -> None
     host.journal.faults = {}
     await eventually(lambda: bool(told))
     assert [Answer(Status.DEDICATED, DedicatedTo(HOT, LIVES))] == told[0].answers
+    await host.host.stop()
+
+
+@timeless
+async def test_it_is_audited(trial: Trial) -> None:
+    """Both journals are replayed beside their shards, and what both say of it is compared: memory
+    that has lost the declaration is found out."""
+    host = await settled(trial)
+    await host.ask(Receive(HOT, "north", 5), dedicated=LIVES)
+    for shard, units in ((0, 0), (LIVES, 5)):
+        view = (await host.ask(Audit(shard)))[0].body
+        assert isinstance(view, AuditView)
+        assert ([], units) == (view.findings, view.on_hand)
+        assert view.replayed > 0
+
+    host.owner(0).shard.state.dedications.dedicated.clear()
+    view = (await host.ask(Audit(0)))[0].body
+    assert isinstance(view, AuditView)
+    assert any("dedicated" in each for each in view.findings)
     await host.host.stop()
 
 

@@ -8,9 +8,12 @@ from engine import limits
 from engine.codec import START
 from engine.messages import (
     Audit,
+    Bind,
     Commit,
+    Dedicate,
     GetStock,
     GetStockAsOf,
+    Settle,
     Status,
 )
 from tests.actors.servers import eventually
@@ -52,6 +55,34 @@ async def test_each_shard_is_on_its_server(trial: Trial) -> None:
     assert [] == await both.other.read(0, START, 1)
     assert [] != await both.other.read(1, START, 1)
     await both.close()
+
+
+@timeless
+async def test_a_dedicated_shard_is_on_another_server(trial: Trial) -> None:
+    """A SKU may be declared on one server and live on another; while either of the two is silent,
+    the other goes on."""
+    trial.shards = 2
+    other = RoomyJournal(RememberingStore())
+    host = Tenure(trial, others=[other], dedicated=2)
+    await host.own(0, 1, 2, 3)
+    hot, lives = SKUS[0], 3
+    for step in (Bind(lives, hot), Dedicate(hot, lives), Settle(lives, hot)):
+        assert [Status.OK] == await host.statuses(step)
+    assert [] != await host.journal.read(0, START, 1)
+    assert [] == await other.read(0, START, 1)
+    assert [] == await host.journal.read(lives, START, 1)
+    assert [] != await other.read(lives, START, 1)
+
+    host.journal.freeze()
+    stock, read = await host.ask(receive(3, hot), GetStock(hot), dedicated=lives)
+    assert ([Status.OK] * 2) == [stock.status, read.status]
+    host.journal.thaw()
+    other.freeze()
+    stuck = host.send(receive(1, hot), deadline_ms=DEADLINE_MS, dedicated=lives)
+    assert [Status.DEDICATED] == await host.statuses(receive(1, hot))
+    other.thaw()
+    await eventually(lambda: bool(stuck))
+    await host.host.stop()
 
 
 @timeless

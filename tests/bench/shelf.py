@@ -36,14 +36,15 @@ METRICS = "# TYPE onhand_lies counter\nonhand_lies_total 0\n"
 class Shelf:
     """Answers every command at once. `lie` may change the answer, `forget` swallow it."""
 
-    def __init__(self, shards: int) -> None:
-        self.shards = [Shard(number, shards) for number in range(shards)]
+    def __init__(self, shards: int, dedicated: int = 0) -> None:
+        self.hashed = shards
+        self.shards = [Shard(number, shards) for number in range(shards + dedicated)]
         self.lie: Lie = lambda command, answer: answer
         self.forget: Callable[[Request], bool] = lambda request: False
         self.disconnect: Callable[[], None] = lambda: None
         self.owners: list[str] = []
         """By shard, the address that answers for it; the others say that it has moved."""
-        self.board = MapBoard("shelf", shards)
+        self.board = MapBoard("shelf", shards, dedicated)
         self.taken: Counter[str] = Counter()
         """Reserves, by the address that took them."""
 
@@ -72,11 +73,11 @@ class Shelf:
 
     def _place(self, command: Any) -> int:
         if isinstance(command, Reserve):
-            return home_of((line.sku for line in command.lines), len(self.shards))
+            return home_of((line.sku for line in command.lines), self.hashed)
         if isinstance(command, Audit):
             return command.shard
         home = getattr(command, "home", None)
-        return shard_of(command.sku, len(self.shards)) if home is None else int(home)
+        return shard_of(command.sku, self.hashed) if home is None else int(home)
 
 
 class Door:
@@ -104,7 +105,8 @@ class Door:
 async def serve(shelf: Shelf) -> AsyncIterator[Target]:
     """The shelf on loopback, with just enough of HTTP for the metrics."""
     door = Door(shelf)
-    server = BinaryServer("shelf", len(shelf.shards), door, lambda key, peer: OPERATOR)
+    hashed, dedicated = shelf.hashed, len(shelf.shards) - shelf.hashed
+    server = BinaryServer("shelf", hashed, door, lambda key, peer: OPERATOR, dedicated=dedicated)
     door.address = binary = await server.listen("tcp:127.0.0.1:0")
     shelf.disconnect = lambda: abort(server)
 

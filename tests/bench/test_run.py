@@ -12,7 +12,17 @@ from bench.options import BenchError, Options, Target
 from bench.report import Report
 from bench.run import run, share
 from bench.screen import Moment
-from engine.messages import Answer, Command, Commit, GetStock, Release, Request, Reserve, Status
+from engine.messages import (
+    Answer,
+    Audit,
+    Command,
+    Commit,
+    GetStock,
+    Release,
+    Request,
+    Reserve,
+    Status,
+)
 from tests.bench.shelf import Shelf, serve
 
 SHORT = {"warm_up": 0.0, "duration": 0.4, "drain": 1.0, "skus": 50}
@@ -60,6 +70,21 @@ async def test_a_run_ends_with_an_audit_that_passes(via: str, frame: int) -> Non
     (reserve,) = report.operations
     assert 0 < reserve.latency.p50 <= reserve.latency.p99 <= reserve.latency.max
     assert reserve.latency.count == reserve.outcomes["ok"]
+
+
+@pytest.mark.parametrize("via", ["gateway", "host"])
+async def test_dedicated_shards_are_audited_too(via: str) -> None:
+    """No SKU of a run is in one, but what is wrong with it is the engine's fault all the same."""
+    shelf = Shelf(2, dedicated=1)
+    shelf.lie = lambda command, answer: (
+        Answer(Status.NOT_DONE) if command == Audit(2, quick=True) else answer
+    )
+
+    report = await measure(shelf, via=via, operations=500)
+
+    assert {"reserve": {"ok"}} == outcomes(report)
+    assert report.audit is not None
+    assert ["shard 2 could not be audited: not_done"] == report.audit.findings
 
 
 async def test_a_checkout_commits_releases_and_lets_expire() -> None:

@@ -15,7 +15,8 @@ Five questions, of which every one can fail alone:
 3. Do the sums of each SKU equal those of the reservations and movements, exactly? Nothing else is
    there, and no more is promised than there is.
 4. Do answers rest on records in the order in which they were given?
-5. Does the journal hold each effect once, and does replaying it give what is served?
+5. Does the journal hold each effect once, all of a SKU in one shard and in none that is dedicated
+   to another, and does replaying it give what is served?
 """
 
 import asyncio
@@ -33,6 +34,7 @@ from engine.messages import (
     Claimed,
     Commit,
     Committed,
+    Dedicated,
     GetReservation,
     GetStock,
     Receive,
@@ -58,6 +60,7 @@ FINDINGS_MAX = 10
 AUDIT_DEADLINE_MS = 60_000
 """A shard that remembers a hundred thousand reservations takes seconds to add up."""
 AUDIT_SECONDS = 240.0
+CONNECT_SECONDS = 30.0
 
 EFFECTS: Final[dict[type, tuple[Stand, State]]] = {
     Reserve: (ABSENT, State.RESERVED),
@@ -184,6 +187,8 @@ async def check(
     books = Books(acknowledged=history.acknowledged(), unknown=history.unknown())
     status = await engine.status()
     async with Till(engine.binary) as till:
+        assert await till.connected(CONNECT_SECONDS)
+        hashed = till.hello.shards
         audits = await _audit(till, status.shards, books)
         stands = await _read_back(till, history, books)
         received = await _settle_received(till, history)
@@ -192,7 +197,9 @@ async def check(
         audits = await _audit(till, status.shards, books)
     check_heads(history.attempts, books)
     journal = await read_journal(redis_url or engine.redis_url, status.shards)
-    books.findings += check_journal(journal, history, stands, audits, books, whole=whole)
+    books.findings += check_journal(
+        journal, history, stands, audits, books, whole=whole, hashed=hashed
+    )
     told = "\n".join(books.findings[:FINDINGS_MAX])
     assert not books.findings, f"{len(books.findings)} findings, the first of them:\n{told}"
     return books
@@ -369,8 +376,10 @@ def check_journal(
     books: Books,
     *,
     whole: bool,
+    hashed: int | None = None,
 ) -> list[str]:
-    """Each effect once, where its answer says; replayed, the digest of what is served."""
+    """Each effect once, where its answer says; replayed, the digest of what is served. `hashed`:
+    how many of the shards are; all of them, if it is left out."""
     places: dict[tuple[type, str], list[tuple[int, Position]]] = {}
     findings: list[str] = []
     for shard, records in journal.items():
@@ -382,10 +391,11 @@ def check_journal(
                 if isinstance(name, str):
                     places.setdefault((type(event), name), []).append((shard, record.position))
         if whole:
-            findings += _check_replay(shard, records, len(journal), audits)
+            findings += _check_replay(shard, records, hashed or len(journal), audits)
     for (kind, name), found in places.items():
         if len(found) > 1:
             findings.append(f"{name}: {kind.__name__} {len(found)} times: {found}")
+    findings += _check_lives(journal)
     if whole:
         findings += _check_events(places, stands)
         findings += _check_places(places, history)
@@ -408,6 +418,24 @@ def _check_replay(
             digest = replayed.digest()
     if audit is not None and digest != audit.digest:
         yield f"shard {shard}: what is served is not what its journal says at {audited}"
+
+
+def _check_lives(journal: Journal) -> Iterable[str]:
+    """No SKU has effects in two shards, nor in any but the one that it was dedicated to."""
+    lives: dict[str, int] = {}
+    found: dict[str, set[int]] = {}
+    for shard, records in journal.items():
+        for event in (event for record in records for event in record.events):
+            if isinstance(event, Dedicated):
+                lives[event.sku] = event.shard
+            elif isinstance(event, Received):
+                found.setdefault(event.sku, set()).add(shard)
+            elif isinstance(event, Reserved):
+                for line in event.lines:
+                    found.setdefault(line.sku, set()).add(shard)
+    for sku, shards in found.items():
+        if len(shards) > 1 or (sku in lives and {lives[sku]} != shards):
+            yield f"{sku}: has effects in shards {sorted(shards)}, lives in {lives.get(sku)}"
 
 
 def _check_events(

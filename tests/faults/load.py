@@ -8,10 +8,11 @@ outcomes that nobody was told.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import count
 from random import Random
+from typing import Final
 
 from engine.messages import (
     UNKNOWN_HOME,
@@ -37,6 +38,9 @@ WAIT_SECONDS = 0.2
 AGAIN_SECONDS = 0.05
 TTL_SECONDS = 7_200
 """Nothing expires by itself here."""
+REFILL = 0.05
+"""How often a buyer brings units in place of buying."""
+NOWHERE_ELSE: Final[Mapping[str, int]] = {}
 
 
 def units_of(sku: str) -> int:
@@ -44,15 +48,24 @@ def units_of(sku: str) -> int:
     return FEW if sku in SKUS[::4] else PLENTY
 
 
-async def stock(engine: EngineProcess, history: History, skus: Sequence[str] = SKUS) -> None:
-    """Receive the units that the buyers come for."""
-    status = await engine.status()
+async def stock(
+    engine: EngineProcess,
+    history: History,
+    skus: Sequence[str] = SKUS,
+    lives: Mapping[str, int] = NOWHERE_ELSE,
+    units: int | None = None,
+) -> None:
+    """Receive the units that the buyers come for; `lives` as Doors has it; `units` of each, if not
+    what `units_of` says."""
     loop = asyncio.get_running_loop()
     async with Till(engine.binary) as till:
-        commands = [Receive(each, LOCATION, units_of(each), key=f"first-{each}") for each in skus]
+        assert await till.connected(WAIT_SECONDS * 100)
+        commands = [
+            Receive(each, LOCATION, units or units_of(each), key=f"first-{each}") for each in skus
+        ]
         sent = loop.time()
         for command, answer in zip(commands, await till.insist(commands), strict=True):
-            shard = shard_of(command.sku, status.shards)
+            shard = lives.get(command.sku, shard_of(command.sku, till.hello.shards))
             attempt = Attempt(command, shard, False, sent, loop.time(), answer.status, None)
             history.record(attempt)
             assert attempt.done, answer
@@ -61,9 +74,13 @@ async def stock(engine: EngineProcess, history: History, skus: Sequence[str] = S
 class Doors:
     """Where commands go in."""
 
-    def __init__(self, engine: EngineProcess, shards: int) -> None:
+    def __init__(
+        self, engine: EngineProcess, shards: int, lives: Mapping[str, int] = NOWHERE_ELSE
+    ) -> None:
+        """`shards`: hashed ones; `lives`: the dedicated shards of SKUs that have one."""
         self.engine = engine
         self.shards = shards
+        self._lives = lives
         self._gateways = [Till(engine.binary) for _ in range(CONNECTIONS)]
         self._hosts: dict[str, Till] = {}
         self._owners: dict[int, str] = {}
@@ -78,6 +95,10 @@ class Doors:
     async def __aexit__(self, *error: object) -> None:
         for each in (*self._gateways, *self._hosts.values()):
             await each.__aexit__(*error)
+
+    def shard_of(self, sku: str) -> int:
+        """Where its reservations are."""
+        return self._lives.get(sku, shard_of(sku, self.shards))
 
     def gateway(self, number: int) -> Till:
         return self._gateways[number % CONNECTIONS]
@@ -113,13 +134,20 @@ class Load:
     """Buyers who buy until they are told to stop."""
 
     def __init__(
-        self, doors: Doors, history: History, skus: Sequence[str], seed: int, name: str
+        self,
+        doors: Doors,
+        history: History,
+        skus: Sequence[str],
+        seed: int,
+        name: str,
+        refill: float = REFILL,
     ) -> None:
         self._doors = doors
         self._history = history
         self._skus = skus
         self._seed = seed
         self._name = name
+        self._refill = refill
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
         self._loop = asyncio.get_running_loop()
@@ -185,7 +213,7 @@ class Load:
                 return
             sku = random.choice(self._skus)
             name = f"{self._name}-{number}-{order}"
-            if random.random() < 0.05:
+            if random.random() < self._refill:
                 received = Receive(sku, LOCATION, random.randint(1, 5), key=name)
                 await self._insist(received, sku, number, direct, random)
             else:
@@ -198,7 +226,7 @@ class Load:
         if status not in DONE:
             return
         fate = random.random()
-        home = shard_of(sku, self._doors.shards) if direct or fate < 0.5 else UNKNOWN_HOME
+        home = self._doors.shard_of(sku) if direct or fate < 0.5 else UNKNOWN_HOME
         if fate < 0.6:
             await self._insist(Commit(name, home), sku, number, direct, random)
         elif fate < 0.8:
@@ -225,12 +253,13 @@ class Load:
 
     async def _once(self, command: Command, sku: str, number: int, direct: bool) -> Attempt | None:
         """One attempt; None if there was nobody to ask before the end."""
-        shard = shard_of(sku, self._doors.shards)
+        shard = self._doors.shard_of(sku)
         till = await self._till(shard, number, direct)
         if till is None:
             return None
         sent = self._loop.time()
-        response = await till.ask([command])
+        dedicated = shard if direct and shard >= self._doors.shards else UNKNOWN_HOME
+        response = await till.ask([command], dedicated=dedicated)
         answered = self._loop.time()
         if response is None:
             attempt = Attempt(command, shard, direct, sent, float("inf"), None, None)
@@ -252,6 +281,13 @@ class Load:
         return None
 
 
+async def hashed(engine: EngineProcess) -> int:
+    """How many of its shards are not dedicated ones."""
+    async with Till(engine.binary) as till:
+        assert await till.connected(WAIT_SECONDS * 100)
+        return till.hello.shards
+
+
 @asynccontextmanager
 async def load(
     engine: EngineProcess,
@@ -262,11 +298,13 @@ async def load(
     buyers: int = BUYERS,
     direct: int = DIRECT,
     seed: int = 1,
+    lives: Mapping[str, int] = NOWHERE_ELSE,
+    refill: float = REFILL,
 ) -> AsyncIterator[Load]:
     """Buyers for as long as the block lasts. `name` must be new to the history."""
     async with AsyncExitStack() as stack:
-        doors = await stack.enter_async_context(Doors(engine, (await engine.status()).shards))
-        made = Load(doors, history, skus, seed, name)
+        doors = await stack.enter_async_context(Doors(engine, await hashed(engine), lives))
+        made = Load(doors, history, skus, seed, name, refill)
         made.start(buyers, direct)
         stack.push_async_callback(made.stop)
         yield made

@@ -8,6 +8,7 @@ from engine.messages import (
     Command,
     Commit,
     Committed,
+    Dedicated,
     Event,
     Genesis,
     Head,
@@ -183,6 +184,25 @@ def test_a_shard_that_has_moved_since_the_audit() -> None:
     served = journal([STOCKED], [HELD])
 
     assert [] == findings(there, {NAME: State.COMMITTED}, served=served)
+
+
+@pytest.mark.parametrize(
+    ("shards", "told"),
+    [((0, 1), [0, 1]), ((0,), [0]), ((1,), None)],
+    ids=["in both", "in the hashed one", "where it lives"],
+)
+def test_a_sku_that_lives_elsewhere(shards: tuple[int, ...], told: list[int] | None) -> None:
+    """What was dedicated has effects in its dedicated shard, and nowhere else."""
+    found = journal([Dedicated("sku", 1)])[0]
+    begun = journal()[0]
+    stocked = [journal([Received("sku", "here", 1, key=f"in-{each}")])[0][1:] for each in shards]
+    both = {0: found, 1: begun}
+    for shard, records in zip(shards, stocked, strict=True):
+        both[shard] = both[shard] + records
+
+    said = check_journal(both, History(), {}, {}, Books(), whole=False, hashed=1)
+
+    assert [f"sku: has effects in shards {told}, lives in 1"] * bool(told) == said
 
 
 def test_answers_out_of_order() -> None:

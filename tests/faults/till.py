@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Self
 
-from engine.messages import Answer, Command, Response, Status
+from engine.messages import UNKNOWN_HOME, Answer, Command, Hello, Response, Status
 from gateway.link import Link
 
 DEADLINE_MS = 2_000
@@ -39,6 +39,12 @@ class Till:
         return self._link.hello.name if self._link.hello is not None else ""
 
     @property
+    def hello(self) -> Hello:
+        """What the other side has said of itself. Must have been `up`."""
+        assert self._link.hello is not None
+        return self._link.hello
+
+    @property
     def up(self) -> bool:
         return self._link.up
 
@@ -53,11 +59,15 @@ class Till:
         return True
 
     async def ask(
-        self, commands: Sequence[Command], deadline_ms: int = DEADLINE_MS
+        self,
+        commands: Sequence[Command],
+        deadline_ms: int = DEADLINE_MS,
+        dedicated: int = UNKNOWN_HOME,
     ) -> Response | None:
-        """What came of a frame that was sent once. None: cut off, or no answer. Must be `up`."""
+        """What came of a frame that was sent once. None: cut off, or no answer. Must be `up`.
+        `dedicated`: the shard that it is for, if that is a dedicated one and this a host."""
         done: asyncio.Future[Response | None] = asyncio.get_running_loop().create_future()
-        request_id = self._link.send(commands, deadline_ms, done.set_result)
+        request_id = self._link.send(commands, deadline_ms, done.set_result, dedicated=dedicated)
         try:
             async with asyncio.timeout(deadline_ms / 1_000 + PATIENCE_SECONDS):
                 return await done

@@ -82,7 +82,8 @@ class Host:
         self.server: BinaryServer | None = None
 
     async def start(self) -> None:
-        self.server = BinaryServer("host", self.store.hashed, self, _authenticate)
+        hashed, total = self.store.hashed, len(self.store.shards)
+        self.server = BinaryServer("host", hashed, self, _authenticate, dedicated=total - hashed)
         await self.server.listen(self.address)
 
     async def die(self) -> None:
