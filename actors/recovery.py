@@ -51,7 +51,8 @@ _log = structlog.get_logger(__name__)
 
 
 class ClaimLostError(RegressedError):
-    """The journal has lost our claim before anything rested on it: it may be made again."""
+    """The journal has lost our claim, or what stood before it, before anything rested on it: it
+    may be made again."""
 
 
 class Recovery:
@@ -78,6 +79,8 @@ class Recovery:
         self._halted = asyncio.Event()
         self._count = _PAGE_FIRST
         """Records that are read at once."""
+        self._page: list[Entry] = []
+        """Those that were read last."""
 
     def follow(self, on_near: Callable[[], None]) -> None:
         """Read what there is, call `on_near`, and read whatever comes, until `halt` or `leave`.
@@ -136,6 +139,7 @@ class Recovery:
         takes as long as all the rest, and nobody is served meanwhile."""
         page = await (self._read_after_head(replay) if is_head_start else self._read(replay))
         await self._arrive(replay, page, ours)
+        await self._check_tail(replay, ours)
         await self._check_floors(replay, floors)
         self._check_identity(replay)
         digest = b""
@@ -219,6 +223,29 @@ class Recovery:
             page = await self._read(replay)
         raise ClaimLostError(f"shard {replay.shard.number}: our claim {claim.position} is gone")
 
+    async def _check_tail(self, replay: Replay, claim: Entry) -> None:
+        """What was read must stand before `claim` in one look at the journal.
+
+        Between two looks the server may have gone back, and a claim whose answer was lost may have
+        been made again, the very same, upon another past: claims do not say what stands before.
+        """
+        number = replay.shard.number
+        wanted = [*replay.tail, (claim.position, checksum_of(claim.record))]
+        seen = [(entry.position, checksum_of(entry.record)) for entry in self._page]
+        if seen[-len(wanted) :] == wanted:
+            return
+        after, found = before(wanted[0][0]), list[tuple[Position, int]]()
+        while len(found) < len(wanted):
+            page = await read(self._journal, number, after, len(wanted) - len(found))
+            found += [(entry.position, checksum_of(entry.record)) for entry in page]
+            if not page:
+                break
+            after = page[-1].position
+        if wanted[0][0] == replay.cut and found[:1] != wanted[:1]:
+            del wanted[0]  # it is trimmed by now, and a snapshot stands for it
+        if found[: len(wanted)] != wanted:
+            raise ClaimLostError(f"shard {number}: what stood before {claim.position} is gone")
+
     async def _read_after_head(self, replay: Replay) -> list[Entry]:
         """The first records to come; what was read before the claim must stand where it stood."""
         number, position = replay.shard.number, replay.position
@@ -237,6 +264,7 @@ class Recovery:
         page = await read(self._journal, replay.shard.number, after, self._count)
         if page:
             self._count = page_after(page, _PAGE)
+            self._page = page
         return page
 
     def _decode(self, replay: Replay, entry: Entry) -> Record:

@@ -163,6 +163,17 @@ class Replay:
         """
         return next((checksum for each, checksum in self._recent if each == position), None)
 
+    @property
+    def tail(self) -> list[tuple[Position, int]]:
+        """Place and checksum of the last record that says what stands before it, and of the claims
+        after it, which do not."""
+        found: list[tuple[Position, int]] = []
+        for position, checksum in reversed(self._recent):
+            found.insert(0, (position, checksum))
+            if position.sequence:
+                break
+        return found
+
     def recovered(self, digest: bytes) -> Recovered:
         """What came of it; `digest`: of the shard."""
         return Recovered(

@@ -14,8 +14,8 @@ from actors.owner import Phase
 from actors.pace import TICK_SECONDS, SharedPace
 from actors.recovery import Recovery
 from engine import limits
-from engine.codec import START, Position
-from engine.messages import Audit, AuditView, GetStock, HandedOff, Status, StockView
+from engine.codec import START, Position, encode_record
+from engine.messages import Audit, AuditView, Claimed, GetStock, HandedOff, Status, StockView
 from engine.shard import Shard
 from engine.state import ShardState
 from tests.actors.servers import eventually
@@ -504,3 +504,23 @@ async def test_followers_share_one_pace() -> None:
     serving = True
     expected = 500 * limits.AUDIT_SLICE_ENTRIES * limits.FOLLOW_ENTRY_SECONDS
     assert expected == pytest.approx(await taken(), abs=TICK_SECONDS)
+
+
+@timeless
+async def test_a_claim_that_was_made_again_upon_another_past(trial: Trial) -> None:
+    """The server has gone back, and whoever had claimed, and was not answered, has claimed again:
+    the last record that was read stands where it stood, and what it stood upon is gone."""
+    life = await trial.serve()
+    await life.go_on(6)
+    lost = trial.store.records()[-3].position
+    await life.crash()
+    claimed = Position(trial.last.position.epoch + 1, 0)
+    record, _ = encode_record(0, claimed, 0, 0, START, [Claimed(b"nonce", "host-2")])
+    trial.store.append(0, claimed, record, False)
+    recovery = await trial.follow()
+
+    trial.store.forget(0, lost)
+    trial.store.append(0, claimed, record, False)
+    successor = await trial.serve(recovery=recovery)
+
+    assert trial.lived() == successor.owner.shard.digest()

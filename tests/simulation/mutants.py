@@ -28,12 +28,37 @@ from actors import (
 )
 from actors.patience import patiently
 from actors.pending import NOT_DONE
-from engine import limits, reservation_rules, shard, snapshot, state, stock, wire
+from engine import (
+    batch,
+    dedication_rules,
+    dedications,
+    limits,
+    reservation_rules,
+    shard,
+    snapshot,
+    state,
+    stock,
+    wire,
+)
 from engine import reservation as holds
 from engine.codec import Position, encode_record
-from engine.messages import Answer, Expired, Extended, Head, Opened, Part, State, Status
+from engine.messages import (
+    Answer,
+    Bind,
+    Dedicate,
+    Dedicated,
+    DedicatedTo,
+    Expired,
+    Extended,
+    Head,
+    Opened,
+    Part,
+    Settle,
+    State,
+    Status,
+)
 from engine.slices import Slices
-from gateway import client, lane, map_watch, router
+from gateway import client, dedication, lane, map_watch, router
 from tests.simulation.patch import Place, patched
 
 Plant = Callable[[], list[Place]]
@@ -538,6 +563,90 @@ def _() -> list[Place]:
             honest(self, version, *arguments)
 
     return [(router.Router, "update_map", update_map)]
+
+
+# --- dedicated shards ------------------------------------------------------------------------
+
+
+@_mutant("a SKU is declared although it has had stock")
+def _() -> list[Place]:
+    def dedicate(self: Any, command: Any) -> Answer:
+        declared = self._state.dedications.dedicated
+        if command.sku not in declared:
+            self._batch.do(Dedicated(command.sku, command.shard, command.by))
+        return Answer(Status.OK, DedicatedTo(command.sku, declared[command.sku]))
+
+    return [(dedication_rules.DedicationRules, "_dedicate", dedicate)]
+
+
+@_mutant("a hashed shard takes stock of what it has declared")
+def _() -> list[Place]:
+    honest = batch.Batch.elsewhere
+
+    def elsewhere(self: Any, sku: str) -> Answer | None:
+        return honest(self, sku) if self.is_dedicated else None
+
+    return [(batch.Batch, "elsewhere", elsewhere)]
+
+
+@_mutant("a dedicated shard sells before it is settled")
+def _() -> list[Place]:
+    honest = batch.Batch.elsewhere
+
+    def elsewhere(self: Any, sku: str) -> Answer | None:
+        answer = honest(self, sku)
+        return None if answer is not None and answer.status is Status.NOT_DONE else answer
+
+    return [(batch.Batch, "elsewhere", elsewhere)]
+
+
+@_mutant("a snapshot leaves out what is dedicated")
+def _() -> list[Place]:
+    return [(dedications.Dedications, "pack", lambda self: None)]
+
+
+@_mutant("a shard is settled whatever came of the declaration")
+def _() -> list[Place]:
+    async def take(self: Any, wanted: int | None) -> int:
+        shard = await self._choose() if wanted is None else wanted
+        await self._must(Bind(shard, self._sku))
+        await self._asker.ask(Dedicate(self._sku, shard))
+        await self._must(Settle(shard, self._sku))
+        return shard
+
+    return [(dedication.Steps, "take", take)]
+
+
+@_mutant("a gateway knows where a SKU lives before its flights have landed")
+def _() -> list[Place]:
+    honest = router.Router._hear_where
+
+    def hear_where(self: Any, lane: Any, body: Any) -> None:
+        honest(self, lane, body)
+        lane.departing.clear()
+
+    return [(router.Router, "_hear_where", hear_where)]
+
+
+@_mutant("once: who wants a SKU elsewhere than it lives is told nothing")
+def _() -> list[Place]:
+    honest = router.Router._comes_back
+
+    def comes_back(self: Any, lane: Any, ticket: Any, answer: Answer) -> bool:
+        return answer.status is Status.DEDICATED or honest(self, lane, ticket, answer)
+
+    return [(router.Router, "_comes_back", comes_back)]
+
+
+@_mutant("once: a claim that was made again vouches for a past that is gone")
+def _() -> list[Place]:
+    async def check_tail(self: Any, *_: Any) -> None:
+        return
+
+    return [(recovery.Recovery, "_check_tail", check_tail)]
+
+
+# --- what was found --------------------------------------------------------------------------
 
 
 @_mutant("once: a client forgets its doubt when it is refused")

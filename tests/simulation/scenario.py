@@ -157,7 +157,7 @@ def draw(seed: int) -> Scenario:
     scenario.faults = _faults(random, horizon)
     _coordinate(scenario, Random(seed ^ 0xC00D), horizon)
     scenario.follows = Random(seed ^ 0xF5FD).random() < FOLLOWING
-    _dedicate(scenario, Random(seed ^ 0xDED1))
+    _dedicate(scenario, Random(seed ^ 0xDEDE))
     return scenario
 
 
