@@ -78,6 +78,23 @@ async def bind(address: Address, *, reuse_port: bool = False) -> socket.socket:
     return bound
 
 
+def hold(address: TcpAddress) -> socket.socket:
+    """A port for this user's processes alone: nobody else is given it from now on, and whoever
+    binds it with `reuse_port` may. Nothing comes to the socket returned, which does not listen;
+    closed, it gives the port back. Raises OSError if somebody has the port."""
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    held = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that linger
+        held.bind(address)
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)  # who asks for it by number
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    except OSError:
+        held.close()
+        raise
+    return held
+
+
 def _bind_unix(path: str) -> socket.socket:
     """Only this user may connect. What a killed predecessor left at `path` is replaced."""
     if os.path.exists(path) and stat.S_ISSOCK(os.stat(path).st_mode):

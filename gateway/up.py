@@ -21,7 +21,6 @@ the thread that started it.
 import asyncio
 import secrets
 import signal
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -30,6 +29,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import structlog
 
+from actors.address import TcpAddress, hold
 from actors.cluster import Cluster, ClusterError, MakeProgram, Told
 from actors.config import Settings
 from actors.control import Kind, Map
@@ -157,8 +157,8 @@ async def _start(settings: Settings, programs: Programs, stack: AsyncExitStack) 
         data_dir=str(directory.path),
         run_dir=str(directory.make_run_dir()),
         control_token=secrets.token_hex(32),
-        port=_free_port(settings.bind, settings.port, "--port"),
-        binary_port=_free_port(settings.bind, settings.binary_port, "--binary-port"),
+        port=_hold_port(settings.bind, settings.port, "--port", stack),
+        binary_port=_hold_port(settings.bind, settings.binary_port, "--binary-port", stack),
     )
     redis = None
     if not settings.redis:
@@ -202,17 +202,16 @@ async def _take_directory(settings: Settings, stack: AsyncExitStack) -> DataDire
     return directory
 
 
-def _free_port(bind: str, port: int, flag: str) -> int:
-    """`port`, or a free one for 0. Raises UpError if it cannot be had."""
-    family = socket.AF_INET6 if ":" in bind else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((bind, port))
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise UpError(f"cannot listen on {bind} port {port}: {reason} ({flag})") from error
-        return int(probe.getsockname()[1])
+def _hold_port(bind: str, port: int, flag: str, stack: AsyncExitStack) -> int:
+    """`port`, or a free one for 0: the gateways' for as long as the engine runs, though none of
+    them be there yet, or just now. Raises UpError if it cannot be had."""
+    try:
+        held = hold(TcpAddress(bind, port))
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UpError(f"cannot listen on {bind} port {port}: {reason} ({flag})") from error
+    stack.callback(held.close)
+    return int(held.getsockname()[1])
 
 
 def _embedded(settings: Settings, directory: DataDirectory) -> RedisServer:

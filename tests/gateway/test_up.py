@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections import Counter
@@ -319,10 +320,16 @@ async def test_a_frozen_host_is_superseded_and_leaves(engine: Engine) -> None:
 
 
 async def test_a_killed_gateway_is_back_on_its_port(engine: Engine) -> None:
-    """Clients find it where it was."""
+    """Clients find it where it was; meanwhile nobody else gets the port."""
     before = entry(await engine.status(), "gateway-1")
 
     os.kill(before["pid"], signal.SIGKILL)
+    with socket.socket() as stranger:
+        stranger.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        for _ in range(20):  # it ends soon, and its successor takes longer to start
+            await asyncio.sleep(POLL_SECONDS)
+            with pytest.raises(OSError, match="in use"):
+                stranger.bind(("127.0.0.1", engine.port))
 
     status = await engine.come(
         lambda status: (
