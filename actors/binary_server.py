@@ -36,16 +36,25 @@ from engine.messages import (
     MAGIC,
     PROTOCOL_VERSION,
     Answer,
+    AnyAnswer,
     Command,
     Detail,
     Hello,
     Message,
+    Outgoing,
     Request,
-    Response,
     Status,
 )
 from engine.scope import Scope, narrow, passes
-from engine.wire import FrameReader, WireError, decode_hello, decode_request, encode_frame
+from engine.wire import (
+    FrameReader,
+    WireError,
+    decode_hello,
+    decode_request,
+    encode_answer,
+    encode_frame,
+    encode_outgoing,
+)
 
 LENGTH_BYTES: Final = 4
 """What a frame begins with, and a handshake's own length does not count."""
@@ -62,7 +71,7 @@ ANSWER_SECONDS: Final = 5.0
 CLOSE_SECONDS: Final = 2.0
 """…and then the peers to take the last answers."""
 
-Reply = Callable[[Response], None]
+Reply = Callable[[Outgoing], None]
 Authenticate = Callable[[str | None, str], Scope | None]
 """The API key, or None, and the peer's address → what the caller may do; None = nothing."""
 
@@ -395,7 +404,7 @@ class Connection(asyncio.Protocol):
         self.in_flight[request_id] = weight = commands + len(payload) // BYTES_PER_WEIGHT
         self._ahead += weight
         if self._draining:
-            self.reply(Response(request_id, [_NOT_DONE] * commands))
+            self.reply(Outgoing(request_id, [_NOT_DONE] * commands))
             return
         if self._ahead > limits.IN_FLIGHT_PER_CONNECTION_MAX:
             self._hold()
@@ -408,7 +417,7 @@ class Connection(asyncio.Protocol):
             server.handler_errors += 1
             _log.exception("handler_failed", request_id=request_id, commands=commands)
             if request_id in self.in_flight:
-                self.reply(Response(request_id, [Answer(Status.OUTCOME_UNKNOWN)] * commands))
+                self.reply(Outgoing(request_id, [Answer(Status.OUTCOME_UNKNOWN)] * commands))
 
     def _submit_narrowed(self, request: Request, scope: Scope) -> None:
         """The handler gets what `scope` may do; the rest is refused here, in its place."""
@@ -424,8 +433,8 @@ class Connection(asyncio.Protocol):
 
     # --- answers -----------------------------------------------------------------------------
 
-    def reply(self, response: Response) -> None:
-        """Send `response` at the end of this turn of the event loop."""
+    def reply(self, response: Outgoing) -> None:
+        """Reply `response` at the end of this turn of the event loop."""
         weight = self.in_flight.pop(response.request_id, None)
         if weight is None:
             self._server.handler_errors += 1
@@ -434,9 +443,9 @@ class Connection(asyncio.Protocol):
         self._ahead -= weight
         if self._closing:
             return
-        frame = encode_frame(response)
+        frame = encode_outgoing(response)
         if len(frame) > limits.FRAME_BYTES_MAX:
-            frame = encode_frame(_cut(response))
+            frame = encode_outgoing(_cut(response))
         self._write(frame)
         if self._held:
             self._let_go()
@@ -495,7 +504,7 @@ class Connection(asyncio.Protocol):
         if self._closing:
             return
         answer = Answer(status, Detail(why[: limits.TEXT_CHARS_MAX]))
-        self._out.append(encode_frame(Response(request_id, [answer])))
+        self._out.append(encode_outgoing(Outgoing(request_id, [answer])))
         self.close()
 
     def part(self) -> None:
@@ -541,12 +550,12 @@ class _Merge:
         self._outcomes = outcomes
         self._reply = reply
 
-    def reply(self, response: Response) -> None:
+    def reply(self, response: Outgoing) -> None:
         answers = iter(response.answers)
         merged = [
             Answer(each) if isinstance(each, Status) else next(answers) for each in self._outcomes
         ]
-        self._reply(Response(response.request_id, merged, response.heads))
+        self._reply(Outgoing(response.request_id, merged, response.heads))
 
 
 class _OnlyId(Message):
@@ -574,22 +583,22 @@ def _with(request: Request, commands: list[Command]) -> Request:
     return Request(request.request_id, request.deadline_ms, commands, traces, request.shard)
 
 
-def _refusals(request_id: int, outcomes: list[Command | Status]) -> Response:
-    return Response(request_id, [Answer(each) for each in outcomes if isinstance(each, Status)])
+def _refusals(request_id: int, outcomes: list[Command | Status]) -> Outgoing:
+    return Outgoing(request_id, [Answer(each) for each in outcomes if isinstance(each, Status)])
 
 
-def _cut(response: Response) -> Response:
+def _cut(response: Outgoing) -> Outgoing:
     """`response` with as many answers as a frame holds; of the others the outcome stays unknown.
 
     They may be asked for again, in smaller frames: what was done is then answered as a replay.
     """
-    answers: list[Answer] = []
+    answers: list[AnyAnswer] = []
     room = limits.FRAME_BYTES_MAX - 64 * (len(response.heads) + 1)
     for index, answer in enumerate(response.answers):
         remaining = len(response.answers) - index
-        room -= len(encode_frame(answer))
+        room -= len(answer if isinstance(answer, bytes) else encode_answer(answer))
         if room < remaining * 8:
             answers += [Answer(Status.OUTCOME_UNKNOWN)] * remaining
             break
         answers.append(answer)
-    return Response(response.request_id, answers, response.heads)
+    return Outgoing(response.request_id, answers, response.heads)

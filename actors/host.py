@@ -69,11 +69,11 @@ from engine.messages import (
     ListStock,
     MovedTo,
     MoveLines,
+    Outgoing,
     Receive,
     Release,
     Request,
     Reserve,
-    Response,
     Restock,
     Sample,
     SetChannel,
@@ -389,7 +389,7 @@ class Host:
 
     # --- commands ---
 
-    def submit(self, request: Request, scope: Scope, reply: Callable[[Response], None]) -> None:
+    def submit(self, request: Request, scope: Scope, reply: Callable[[Outgoing], None]) -> None:
         """Put every command of the request to its shard; see `actors.binary_server.Handler`."""
         commands = request.commands
         if request.traces is not None:

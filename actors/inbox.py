@@ -10,7 +10,7 @@ from collections.abc import Iterator, Set
 from math import inf
 from typing import NamedTuple, Protocol
 
-from engine.messages import Answer, Command, Head
+from engine.messages import AnyAnswer, Command, Head
 
 
 class Waiter(Protocol):
@@ -19,10 +19,10 @@ class Waiter(Protocol):
     deadline: float
     """In the event loop's time."""
 
-    def answer(self, index: int, answer: Answer, head: Head | None = None) -> None:
+    def answer(self, index: int, answer: AnyAnswer, head: Head | None = None) -> None:
         """The request's command number `index` is answered."""
 
-    def answer_all(self, index: int, answers: list[Answer], head: Head | None = None) -> None:
+    def answer_all(self, index: int, answers: list[AnyAnswer], head: Head | None = None) -> None:
         """As many commands are answered, from number `index` on."""
 
 
@@ -38,7 +38,7 @@ class Portion(NamedTuple):
         waiter, first, commands = self
         return Portion(waiter, first, commands[:at]), Portion(waiter, first + at, commands[at:])
 
-    def answer(self, answer: Answer) -> None:
+    def answer(self, answer: AnyAnswer) -> None:
         """All of them are answered alike."""
         if len(self.commands) == 1:
             self.waiter.answer(self.first, answer)

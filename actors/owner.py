@@ -45,6 +45,7 @@ from engine import limits
 from engine.codec import START, Position, encode_event
 from engine.messages import (
     Answer,
+    AnyAnswer,
     Audit,
     Command,
     Detail,
@@ -76,7 +77,6 @@ class Phase(Enum):
 
 
 _UNTRUSTED: Final = (*UNTRUSTED, CorruptMarkError, JournalError)
-_NO_COUNTS: Final[list[int]] = []
 _FAULTY: Final = Answer(
     Status.INVALID, Detail("the engine failed on this command, and did not do it; please report it")
 )
@@ -131,7 +131,7 @@ class Owner:
         """Whose deadline the open batch found passed, if anybody wants to know."""
         self._tells_expiry = logging.getLogger(__name__).isEnabledFor(logging.DEBUG)
         self._is_decided = True
-        self._answers: list[Answer] = []
+        self._answers: list[AnyAnswer] = []
         """Of the open batch, so far."""
         self._journal = journal
         self._marks = marks
@@ -408,59 +408,47 @@ class Owner:
         assert self.snapshotter is not None
         return self._prove_now or self.snapshotter.is_waiting or self.shard.due(self._clock.now())
 
-    def _execute(self) -> list[Answer]:
+    def _execute(self) -> list[AnyAnswer]:
         """Decide what is queued, up to the bounds of a batch; `in_flight` then waits for it."""
-        inbox, answers, decided = self.inbox, list[Answer](), 0
-        now = self._loop.time()
-        self.in_flight = []
-        self._encoded = [encode_event(event) for event in self.shard.events]
-        self._expired = _expired(self.shard.events) if self._tells_expiry else []
+        shard, answers = self.shard, list[AnyAnswer]()
+        self._encoded = [encode_event(event) for event in shard.events]
+        self._expired = _expired(shard.events) if self._tells_expiry else []
         self._answers, self._is_decided = answers, False
-        self.shard.events.clear()
+        shard.events.clear()
+        self.in_flight, commands = self._take()
         size = sum(map(len, self._encoded))
-        room = limits.BATCH_COMMANDS_MAX
-        while inbox and room > 0 and size < limits.BATCH_BYTES_MAX:
+        shard.decide(commands, answers, self._encoded, size, self._tally.outcomes)
+        if len(answers) < len(commands):
+            self._put_back(len(commands) - len(answers))
+        self._is_decided = True
+        self.taken += len(answers)
+        return answers
+
+    def _take(self) -> tuple[list[Portion], list[Command]]:
+        """The next portions, as many as a batch may have, and all of their commands."""
+        inbox, now, taken = self.inbox, self._loop.time(), list[Portion]()
+        commands: list[Command] = []
+        while inbox and (room := limits.BATCH_COMMANDS_MAX - len(commands)) > 0:
             portion = inbox.take(room)
             if portion.waiter.deadline <= now:
                 portion.answer(NOT_DONE)
-                continue
-            self.in_flight.append(portion)
-            size = self._decide(portion.commands, answers, size)
-            done = len(answers) - decided
-            if done < len(portion.commands):
-                self.in_flight[-1], rest = portion.split(done)
-                inbox.put_back(rest)
-            decided += done
-            room -= done
-        self._is_decided = True
-        self.taken += decided
-        return answers
+            else:
+                taken.append(portion)
+                commands += portion.commands
+        return taken, commands
 
-    def _decide(self, commands: list[Command], answers: list[Answer], size: int) -> int:
-        """Decide each, and encode what happened, until `size` has grown to a batch's bytes."""
-        handlers, events, encoded = self.shard.handlers, self.shard.events, self._encoded
-        outcomes = self._tally.outcomes
-        kind: type[Command] | None = None
-        counts: list[int] = []
-        for command in commands:
-            if type(command) is not kind:
-                kind = type(command)
-                counts = outcomes.get(kind, _NO_COUNTS)
-                if counts is _NO_COUNTS:
-                    counts = outcomes[kind] = [0] * limits.STATUSES_MAX
-            answer = handlers[kind](command)
-            answers.append(answer)
-            counts[answer.status] += 1
-            for event in events:
-                raw = encode_event(event)
-                size += len(raw)
-                encoded.append(raw)
-            events.clear()
-            if size >= limits.BATCH_BYTES_MAX:
-                break
-        return size
+    def _put_back(self, count: int) -> None:
+        """The last so many commands in flight have no room in this batch."""
+        while count:
+            portion = self.in_flight.pop()
+            kept = max(0, len(portion.commands) - count)
+            head, rest = portion.split(kept)
+            self.inbox.put_back(rest)
+            count -= len(rest.commands)
+            if kept:
+                self.in_flight.append(head)
 
-    async def _batch(self, answers: list[Answer]) -> None:
+    async def _batch(self, answers: list[AnyAnswer]) -> None:
         """Journal the open batch and send its answers."""
         appender, snapshotter = self.appender, self.snapshotter
         assert appender is not None

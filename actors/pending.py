@@ -9,7 +9,8 @@ Answers that come later are dropped: the caller finds out by asking again under 
 from collections.abc import Callable
 from typing import Final, cast
 
-from engine.messages import Answer, Head, Response, Status
+from engine.messages import Answer, AnyAnswer, Head, Outgoing, Status
+from engine.wire import decode_answer
 
 NOT_DONE: Final = Answer(Status.NOT_DONE)
 OUTCOME_UNKNOWN: Final = Answer(Status.OUTCOME_UNKNOWN)
@@ -21,17 +22,17 @@ class Pending:
     __slots__ = ("_answers", "_heads", "_missing", "_reply", "_request_id", "deadline")
 
     def __init__(
-        self, request_id: int, commands: int, deadline: float, reply: Callable[[Response], None]
+        self, request_id: int, commands: int, deadline: float, reply: Callable[[Outgoing], None]
     ) -> None:
         """`deadline`: in the event loop's time."""
         self._request_id = request_id
-        self._answers: list[Answer | None] = [None] * commands
+        self._answers: list[AnyAnswer | None] = [None] * commands
         self._missing = commands
         self._heads: list[Head] = []
         self._reply = reply
         self.deadline = deadline
 
-    def answer(self, index: int, answer: Answer, head: Head | None = None) -> None:
+    def answer(self, index: int, answer: AnyAnswer, head: Head | None = None) -> None:
         """Command number `index` is answered; the first answer counts."""
         if self._answers[index] is not None:
             return
@@ -41,15 +42,15 @@ class Pending:
         if head is not None and (not heads or heads[-1] is not head) and head not in heads:
             heads.append(head)
         if not self._missing:
-            answers = cast(list[Answer], self._answers)
-            self._reply(Response(self._request_id, answers, heads))
+            answers = cast(list[AnyAnswer], self._answers)
+            self._reply(Outgoing(self._request_id, answers, heads))
 
-    def answer_all(self, index: int, answers: list[Answer], head: Head | None = None) -> None:
+    def answer_all(self, index: int, answers: list[AnyAnswer], head: Head | None = None) -> None:
         """As many commands are answered, from number `index` on; the first answers count."""
         if self._missing == len(self._answers) == len(answers):
             self._answers[:] = answers
             self._missing = 0
-            self._reply(Response(self._request_id, answers, [] if head is None else [head]))
+            self._reply(Outgoing(self._request_id, answers, [] if head is None else [head]))
             return
         for number, answer in enumerate(answers, index):
             self.answer(number, answer, head)
@@ -60,18 +61,18 @@ class Single:
 
     __slots__ = ("_reply", "_request_id", "deadline")
 
-    def __init__(self, request_id: int, deadline: float, reply: Callable[[Response], None]) -> None:
+    def __init__(self, request_id: int, deadline: float, reply: Callable[[Outgoing], None]) -> None:
         self._request_id = request_id
-        self._reply: Callable[[Response], None] | None = reply
+        self._reply: Callable[[Outgoing], None] | None = reply
         self.deadline = deadline
 
-    def answer(self, index: int, answer: Answer, head: Head | None = None) -> None:
+    def answer(self, index: int, answer: AnyAnswer, head: Head | None = None) -> None:
         """The command is answered; the first answer counts."""
         reply, self._reply = self._reply, None
         if reply is not None:
-            reply(Response(self._request_id, [answer], [] if head is None else [head]))
+            reply(Outgoing(self._request_id, [answer], [] if head is None else [head]))
 
-    def answer_all(self, index: int, answers: list[Answer], head: Head | None = None) -> None:
+    def answer_all(self, index: int, answers: list[AnyAnswer], head: Head | None = None) -> None:
         """See Pending."""
         self.answer(index, answers[0], head)
 
@@ -96,14 +97,14 @@ class Gathered:
         self._combine = combine
         self.deadline = pending.deadline
 
-    def answer(self, index: int, answer: Answer, head: Head | None = None) -> None:
+    def answer(self, index: int, answer: AnyAnswer, head: Head | None = None) -> None:
         """Shard number `index` has answered."""
         if index in self._answers:
             return
-        self._answers[index] = answer
+        self._answers[index] = decode_answer(answer)
         if len(self._answers) == self._missing:
             self._pending.answer(self._index, self._combine(list(self._answers.values())))
 
-    def answer_all(self, index: int, answers: list[Answer], head: Head | None = None) -> None:
+    def answer_all(self, index: int, answers: list[AnyAnswer], head: Head | None = None) -> None:
         """Each shard is asked one thing."""
         self.answer(index, answers[0], head)

@@ -23,7 +23,8 @@ import structlog
 
 from actors.log import Sparing
 from engine import limits
-from engine.messages import Request, Response, Status
+from engine.messages import Outgoing, Request, Status
+from engine.wire import decode_answer
 
 NEVER: Final = inf
 """As a threshold, in seconds."""
@@ -40,14 +41,14 @@ def span(kind: str, fields: dict[str, object], ended: float, seconds: float) -> 
 
 def traced(
     request: Request,
-    reply: Callable[[Response], None],
+    reply: Callable[[Outgoing], None],
     clock: Callable[[], float] = time.monotonic,
     wall: Callable[[], float] = time.time,
-) -> Callable[[Response], None]:
+) -> Callable[[Outgoing], None]:
     """`reply`, and a span for each traced command of `request` when it is called."""
     began = clock()
 
-    def answered(response: Response) -> None:
+    def answered(response: Outgoing) -> None:
         reply(response)
         seconds = round(clock() - began, 6)
         for fields in _spans(request, response):
@@ -58,7 +59,7 @@ def traced(
     return answered
 
 
-def _spans(request: Request, response: Response) -> list[dict[str, object]]:
+def _spans(request: Request, response: Outgoing) -> list[dict[str, object]]:
     found = []
     for each in request.traces or ():
         if each.index >= min(len(request.commands), len(response.answers)):
@@ -70,7 +71,7 @@ def _spans(request: Request, response: Response) -> list[dict[str, object]]:
             "span_id": secrets.token_hex(8),
             "parent_id": each.span_id,
             "request_id": each.request_id,
-            "status": Status(response.answers[each.index].status).name.lower(),
+            "status": Status(decode_answer(response.answers[each.index]).status).name.lower(),
         }
         if (name := getattr(command, "reservation_id", None)) is not None:
             fields["reservation_id"] = name

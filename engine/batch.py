@@ -79,6 +79,12 @@ class Batch:
         state = self.state
         return state.reservations.size + state.keys.size >= self._remembered_max
 
+    @property
+    def room_left(self) -> int:
+        """How many more reservations and keys can be remembered."""
+        state = self.state
+        return self._remembered_max - state.reservations.size - state.keys.size
+
     def is_id(self, name: str) -> bool:
         """Whether `name`, which is likely to come again, is an id."""
         if name in self._names:
@@ -96,15 +102,17 @@ class Batch:
             return invalid("key is not an id")
         return Answer(Status.MEMORY_FULL) if self.is_full() else None
 
-    def room(self, stock: SkuStock, more: dict[str, int]) -> Answer | None:
-        """Why `more` units (by location) cannot be put there together, if they cannot."""
-        fresh = [name for name in more if name not in stock.locations]
+    def room(self, stock: SkuStock | None, more: dict[str, int]) -> Answer | None:
+        """Why `more` units (by location) of a SKU, None = a new one, cannot be put there together,
+        if they cannot."""
+        known = stock.locations if stock is not None else {}
+        fresh = [name for name in more if name not in known]
         if not all(map(self.is_id, fresh)):
             return invalid("location is not an id")
-        if len(stock.locations) + len(fresh) > limits.LOCATIONS_MAX:
+        if len(known) + len(fresh) > limits.LOCATIONS_MAX:
             return invalid(f"a SKU has at most {limits.LOCATIONS_MAX} locations")
         for name, quantity in more.items():
-            place = stock.locations.get(name)
+            place = known.get(name)
             if quantity and (place.on_hand if place else 0) + quantity > limits.QUANTITY_MAX:
                 return Answer(Status.QUANTITY_OVERFLOW)
         return None
@@ -112,7 +120,7 @@ class Batch:
     def _make_shortfalls_known(self) -> None:
         changed, self.state.changed_shortfalls = self.state.changed_shortfalls, []
         for stock, name in changed:
-            place = stock.locations[name]
+            place = stock.place(name)
             short = max(0, -place.available)
             if short != place.short:
                 self.do(ShortfallChanged(stock.sku, name, short))

@@ -6,6 +6,7 @@ that may not draw from common stock gets no more than its own pools hold. A rese
 when it asks for no more than this: levels shown and units sold follow one rule.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from engine.messages import AvailabilityView, ChannelPolicy
@@ -23,7 +24,7 @@ class Waterfall(NamedTuple):
 
 
 def pour(
-    available: int, served: int, pools: dict[str, int], policy: ChannelPolicy | None
+    available: int, served: int, pools: Mapping[str, int], policy: ChannelPolicy | None
 ) -> Waterfall:
     """`available` of the SKU, `served` of that in the channel's locations, `pools` of the SKU."""
     if policy is None:

@@ -16,9 +16,9 @@ from engine.ledger import Ledger
 from engine.messages import State
 from engine.slices import Slices, sliced
 from engine.state import ShardState, pack_sku
-from engine.stock import LocationStock, SkuStock
+from engine.stock import SkuStock
 
-_COUNTERS: Final = LocationStock.__slots__
+_COUNTERS: Final = ("on_hand", "reserved", "allocated", "safety_stock", "short")
 _TEXT_CHARS_MAX: Final = 120
 """Of a value in words."""
 

@@ -21,7 +21,7 @@ it reserves anew, then commits. Notices of shortfalls are no entries: they move 
 unit, though they raise the SKU's version.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -155,7 +155,7 @@ def _counters(stock: SkuStock | None, location: str) -> Counters:
     return Counters(place.on_hand, place.reserved, place.allocated, place.available)
 
 
-def _pool_changes(before: dict[str, int], after: dict[str, int]) -> Iterator[PoolChange]:
+def _pool_changes(before: Mapping[str, int], after: Mapping[str, int]) -> Iterator[PoolChange]:
     for pool, units in after.items():
         was = before.get(pool, 0)
         if was != units:

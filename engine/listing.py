@@ -14,10 +14,9 @@ there when the listing began, and stays, is listed once; what came in between ma
 
 import heapq
 from collections.abc import Callable, Iterator
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from engine import limits
-from engine.maps import BucketMap
 
 V = TypeVar("V")
 Row = TypeVar("Row")
@@ -28,6 +27,19 @@ class Page(NamedTuple, Generic[Row]):
 
     rows: list[Row]
     next: str | None
+
+
+V_co = TypeVar("V_co", covariant=True)
+
+
+class Source(Protocol[V_co]):
+    """What is listed."""
+
+    def get(self, key: str, /) -> V_co | None: ...
+
+    def keys_of(self, number: int) -> list[str]:
+        """One of `limits.BUCKETS` parts of its ids."""
+        ...
 
 
 class _Listing(Generic[V]):
@@ -45,7 +57,7 @@ class _Listing(Generic[V]):
         self._unsorted = list(range(limits.BUCKETS))
         self._runs: list[list[str]] = []
 
-    def prepare(self, source: BucketMap[V]) -> bool:
+    def prepare(self, source: Source[V]) -> bool:
         """Sort some more ids; whether all are sorted."""
         room = limits.LISTING_SORTED_MAX
         while self._unsorted and room > 0:
@@ -60,7 +72,7 @@ class _Listing(Generic[V]):
 class Listings(Generic[V]):
     """The listings of one map that have begun: the last few of them, for few ask at once."""
 
-    def __init__(self, source: BucketMap[V]) -> None:
+    def __init__(self, source: Source[V]) -> None:
         self._source = source
         self._begun: list[_Listing[V]] = []
 

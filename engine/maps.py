@@ -17,8 +17,8 @@ from typing import Final, Generic, TypeVar
 
 from engine import limits
 
-_MASK: Final = limits.BUCKETS - 1
-assert limits.BUCKETS & _MASK == 0
+BUCKET_MASK: Final = limits.BUCKETS - 1
+assert limits.BUCKETS & BUCKET_MASK == 0
 
 
 V = TypeVar("V")
@@ -27,23 +27,24 @@ V = TypeVar("V")
 class BucketMap(Generic[V]):
     """str → V, in `limits.BUCKETS` dicts."""
 
-    __slots__ = ("_buckets", "_copies", "_uncopied", "size")
+    __slots__ = ("_copies", "buckets", "size", "uncopied")
 
     def __init__(self) -> None:
-        self._buckets: list[dict[str, V]] = [{} for _ in range(limits.BUCKETS)]
-        self._uncopied: set[int] = set()
+        self.buckets: list[dict[str, V]] = [{} for _ in range(limits.BUCKETS)]
+        self.uncopied: set[int] = set()
+        """Buckets that a copy has yet to take: `copy` one before it is changed."""
         self._copies: list[dict[str, V]] = []
         self.size = 0
 
     def get(self, key: str) -> V | None:
-        return self._buckets[hash(key) & _MASK].get(key)
+        return self.buckets[hash(key) & BUCKET_MASK].get(key)
 
     def put(self, key: str, value: V) -> V | None:
         """Set the value of `key`; the one that it had before."""
-        number = hash(key) & _MASK
-        bucket = self._buckets[number]
-        if self._uncopied and number in self._uncopied:
-            self._copy(number)
+        number = hash(key) & BUCKET_MASK
+        bucket = self.buckets[number]
+        if self.uncopied and number in self.uncopied:
+            self.copy(number)
         before = bucket.get(key)
         if before is None:
             self.size += 1
@@ -52,42 +53,43 @@ class BucketMap(Generic[V]):
 
     def remove(self, key: str) -> None:
         """Remove `key`, which is there."""
-        number = hash(key) & _MASK
-        if self._uncopied and number in self._uncopied:
-            self._copy(number)
-        del self._buckets[number][key]
+        number = hash(key) & BUCKET_MASK
+        if self.uncopied and number in self.uncopied:
+            self.copy(number)
+        del self.buckets[number][key]
         self.size -= 1
 
     def items(self) -> Iterator[tuple[str, V]]:
-        for bucket in self._buckets:
+        for bucket in self.buckets:
             yield from bucket.items()
 
     def keys_of(self, number: int) -> list[str]:
         """The keys in one of the `limits.BUCKETS` dicts."""
-        return list(self._buckets[number])
+        return list(self.buckets[number])
 
     def values(self) -> Iterator[V]:
-        for bucket in self._buckets:
+        for bucket in self.buckets:
             yield from bucket.values()
 
     # --- a copy of one moment ---
 
     def begin_copy(self) -> None:
         """Start a copy of the map as it is now; an unfinished one is given up."""
-        self._uncopied = set(range(limits.BUCKETS))
+        self.uncopied = set(range(limits.BUCKETS))
         self._copies = []
 
     def take_copy(self) -> dict[str, V] | None:
         """The next bucket of the copy, or None when all have been taken."""
         if not self._copies:
-            if not self._uncopied:
+            if not self.uncopied:
                 return None
-            self._copy(next(iter(self._uncopied)))
+            self.copy(next(iter(self.uncopied)))
         return self._copies.pop()
 
-    def _copy(self, number: int) -> None:
-        self._uncopied.discard(number)
-        self._copies.append(self._buckets[number].copy())
+    def copy(self, number: int) -> None:
+        """Copy a bucket now."""
+        self.uncopied.discard(number)
+        self._copies.append(self.buckets[number].copy())
 
 
 class TimeBuckets:
@@ -101,13 +103,16 @@ class TimeBuckets:
 
     def add(self, due: int, name: str) -> None:
         """`due` in µs."""
+        self.names_of(due).append(name)
+
+    def names_of(self, due: int) -> list[str]:
+        """Where the names of that second are gathered, to be added to until the next `take`."""
         second = due // limits.SECOND_US
         bucket = self._buckets.get(second)
         if bucket is None:
-            self._buckets[second] = [name]
+            bucket = self._buckets[second] = []
             heapq.heappush(self._seconds, second)
-        else:
-            bucket.append(name)
+        return bucket
 
     def take(self, now: int, most: int) -> list[str]:
         """Up to `most` names out of the seconds up to that of `now` (µs), earliest first.

@@ -13,6 +13,7 @@ checks each the first time that it would be remembered (`engine.shard`). Times a
 microseconds since 1970, quantities integer units.
 """
 
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import Annotated, Final
 
@@ -1150,6 +1151,10 @@ class Answer(Message):
     body: Body | None = None
 
 
+AnyAnswer = Answer | bytes
+"""An answer, perhaps encoded already (see `engine.wire.encode_answer`)."""
+
+
 # --- frames ----------------------------------------------------------------------------------
 
 PROTOCOL_VERSION: Final = 1
@@ -1207,6 +1212,14 @@ class Response(Message):
 
     request_id: int
     answers: list[Answer]
+    heads: list[Head] = field(default_factory=list)
+
+
+class Outgoing(Message):
+    """A response on its way out. The same on the wire; who reads it gets a `Response`."""
+
+    request_id: int
+    answers: Sequence[AnyAnswer]
     heads: list[Head] = field(default_factory=list)
 
 

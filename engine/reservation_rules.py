@@ -78,7 +78,7 @@ class ReservationRules:
         self._batch = batch
         self._state = batch.state
         self._listings = Listings(self._state.reservations)
-        self._plain: set[str] = set()
+        self.plain: set[str] = set()
         """Channels that are known to have no policy; a cache, bounded."""
 
     def handlers(self) -> dict[type[Any], Callable[[Any], Answer]]:
@@ -99,7 +99,7 @@ class ReservationRules:
 
     def forget_channel(self, channel: str) -> None:
         """The channel has a policy from now on."""
-        self._plain.discard(channel)
+        self.plain.discard(channel)
 
     def knows(self, reservation_id: str, scope: str | None) -> bool:
         """Whether the reservation is remembered here and visible in `scope`."""
@@ -112,7 +112,7 @@ class ReservationRules:
         state = self._state
         name = command.reservation_id
         channel, ttl_seconds, requests = command.channel, command.ttl_seconds, command.lines
-        mark = fingerprint((channel, ttl_seconds, command.policy, requests))
+        mark = fingerprint((channel, ttl_seconds, command.policy, requests))  # so in the lane
         if state.reservations.get(name) is not None:
             found = self._current(name)
             if found is not None:
@@ -122,7 +122,7 @@ class ReservationRules:
         if self._batch.is_full():
             return self._misplaced(requests) or Answer(_MEMORY_FULL)
         line = None
-        if len(requests) == 1 and (channel is None or channel in self._plain):
+        if len(requests) == 1 and (channel is None or channel in self.plain):
             line = self._source_simply(requests[0])
         if line is not None:
             lines = [line]
@@ -160,8 +160,8 @@ class ReservationRules:
             return invalid("channel is not an id")
         policy = self._state.channels.get(channel) if channel is not None else None
         requests = command.lines
-        if policy is None and channel is not None and len(self._plain) < _PLAIN_MAX:
-            self._plain.add(channel)
+        if policy is None and channel is not None and len(self.plain) < _PLAIN_MAX:
+            self.plain.add(channel)
         stocks: dict[str, SkuStock] = {}
         for request in requests:
             stock = self._state.skus.get(request.sku)

@@ -19,11 +19,17 @@ import heapq
 from engine import limits
 from engine import reservation as holds
 from engine.batch import Batch
+from engine.codec import encode_event
 from engine.dedication_rules import DedicationRules
-from engine.messages import Answer, Command, Event, Expired
+from engine.lane import EVENT_BYTES_MAX as LANE_EVENT_BYTES_MAX
+from engine.lane import Lane
+from engine.messages import Answer, AnyAnswer, Command, Event, Expired, Status
 from engine.reservation_rules import ReservationRules
 from engine.state import ShardState
 from engine.stock_rules import StockRules
+
+Outcomes = dict[type[Command], list[int]]
+"""Command → how many had which status."""
 
 
 class Shard:
@@ -44,6 +50,7 @@ class Shard:
             **DedicationRules(self._batch).handlers(),
         }
         """Command → what decides and applies it, in an open batch."""
+        self.lane = Lane(self._batch, self._reservations.plain)
         self._soon: list[tuple[int, str]] = []
         """Deadlines of this second and the next, a heap."""
 
@@ -59,6 +66,51 @@ class Shard:
         state.now = max(state.now, now)
         if self.due(state.now):
             self._sweep()
+
+    def decide(
+        self,
+        commands: list[Command],
+        answers: list[AnyAnswer],
+        encoded: list[bytes],
+        size: int,
+        outcomes: Outcomes,
+    ) -> int:
+        """Decide and apply commands in order, as long as the batch, of `size` bytes so far, has
+        room; its new size. There is an answer for each command that was decided, and what happened
+        is added to `encoded`, event by event."""
+        index, count, lane = 0, len(commands), self.lane
+        while index < count and size < limits.BATCH_BYTES_MAX:
+            room = (limits.BATCH_BYTES_MAX - size) // LANE_EVENT_BYTES_MAX + 1
+            before = len(encoded)
+            end = lane.run(commands, index, min(count, index + room), answers, encoded)
+            if end == index:
+                end += 1
+                self._decide_one(commands[index], answers, encoded, outcomes)
+            index = end
+            size += sum(map(len, encoded[before:]))
+        for kind, done in lane.done.items():
+            if done:
+                outcomes.setdefault(kind, [0] * limits.STATUSES_MAX)[Status.OK] += done
+                lane.done[kind] = 0
+        return size
+
+    def _decide_one(
+        self,
+        command: Command,
+        answers: list[AnyAnswer],
+        encoded: list[bytes],
+        outcomes: Outcomes,
+    ) -> None:
+        kind = type(command)
+        answer = self.handlers[kind](command)
+        answers.append(answer)
+        counts = outcomes.get(kind)
+        if counts is None:
+            counts = outcomes[kind] = [0] * limits.STATUSES_MAX
+        counts[answer.status] += 1
+        events = self._batch.events
+        encoded += map(encode_event, events)
+        events.clear()
 
     def execute(self, command: Command) -> Answer:
         """Decide and apply one command."""

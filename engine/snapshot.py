@@ -100,7 +100,7 @@ class SnapshotWriter:
         state.copying += 1
         state.copies = []
         self._copying = state.copying
-        self._skus = list(state.skus.values())
+        self._skus = state.skus.values()
         state.reservations.begin_copy()
         state.keys.begin_copy()
         self.chunks = 0
@@ -139,8 +139,7 @@ class SnapshotWriter:
 
     def _packed_skus(self) -> Iterator[bytes]:
         state = self._state
-        while self._skus:
-            stock = self._skus.pop()
+        for stock in self._skus:
             if stock.copied != self._copying:
                 stock.copied = self._copying
                 yield self._hashed_sku(pack_sku(stock))

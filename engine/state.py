@@ -17,7 +17,7 @@ nobody answered, nobody could commit.
 import struct
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -62,6 +62,7 @@ from engine.messages import (
     Unbound,
 )
 from engine.reservation import Reservation
+from engine.skus import Skus
 from engine.slices import Slices, drained
 from engine.stock import LocationStock, SkuStock
 
@@ -70,7 +71,13 @@ _KEY: Final = struct.Struct(">Q8s")
 """A remembered key: when it was used, and the fingerprint of the request."""
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode_sku: Final = msgspec.msgpack.Decoder(
-    tuple[str, int, int, list[tuple[str, int, int, int, int, int]], list[tuple[str, int]]]
+    tuple[
+        str,
+        int,
+        int,
+        Annotated[list[tuple[str, int, int, int, int, int]], msgspec.Meta(min_length=1)],
+        list[tuple[str, int]],
+    ]
 ).decode
 
 
@@ -96,7 +103,7 @@ class ShardState:
 
     def __init__(self) -> None:
         self.now = 0
-        self.skus: BucketMap[SkuStock] = BucketMap()
+        self.skus = Skus()
         self.channels: dict[str, ChannelPolicy] = {}
         self.reservations: BucketMap[bytes] = BucketMap()
         self.keys: BucketMap[bytes] = BucketMap()
@@ -185,6 +192,11 @@ class ShardState:
             return reservation.finished_at + self.returns_window_us
         return reservation.finished_at + self.finished_window_us
 
+    @property
+    def window_from_now(self) -> int:
+        """Until when is remembered what finishes now."""
+        return self.now + self.finished_window_us
+
     def key_fingerprint(self, key: str) -> bytes | None:
         """The fingerprint of the request that used `key`, unless its window has ended."""
         packed = self.keys.get(key)
@@ -266,11 +278,16 @@ class ShardState:
         self.dedications = unpack_dedications(packed)
 
     def put_sku(self, packed: bytes) -> None:
-        stock = unpack_sku(packed)
-        self.skus.put(stock.sku, stock)
-        for name, place in stock.locations.items():
-            if place.short:
-                self.shortfalls[stock.sku, name] = place.short
+        sku, version, physical_version, places, pools = _decode_sku(packed)
+        stock = self.skus.add(sku, places[0][0])
+        stock.version, stock.physical_version = version, physical_version
+        for name, *counters in places:
+            place = self._place(stock, name)
+            place.on_hand, place.reserved, place.allocated, place.safety_stock, short = counters
+            if short:
+                place.short = self.shortfalls[sku, name] = short
+        for pool, units in pools:
+            stock.set_pool(pool, units)
 
     def put_reservation(self, name: str, packed: bytes) -> None:
         found = holds.unpack(packed)
@@ -318,9 +335,9 @@ class ShardState:
         for line in lines:
             stock = self.skus.get(line.sku)
             if stock is None or stock.copied != self.copying:
-                stock = self._touch(line.sku)
+                stock = self.touch(line.sku)
             for part in line.parts:
-                place = stock.locations[part.location]
+                place = stock.place(part.location)
                 place.reserved += part.quantity
                 if place.on_hand < place.reserved + place.allocated + place.safety_stock:
                     raise InvariantError(f"reserved more of {line.sku} than {part.location} has")
@@ -342,9 +359,9 @@ class ShardState:
             self._return(found.lines, event.lines)
         lines = found.lines if event.lines is None else event.lines
         for line in lines:
-            stock = self._touch(line.sku)
+            stock = self.touch(line.sku)
             for part in line.parts:
-                place = stock.locations[part.location]
+                place = stock.place(part.location)
                 place.reserved -= part.quantity
                 place.allocated += part.quantity
                 if place.reserved < 0:
@@ -375,8 +392,8 @@ class ShardState:
         found = self._known(event.reservation_id)
         for units in event.units:
             line = found.lines[units.line]
-            stock = self._touch(line.sku)
-            place = stock.locations[units.location]
+            stock = self.touch(line.sku)
+            place = stock.place(units.location)
             place.on_hand -= units.quantity
             place.allocated -= units.quantity
             if place.on_hand < 0 or place.allocated < 0:
@@ -394,13 +411,13 @@ class ShardState:
         found = self._known(event.reservation_id)
         for units in event.units:
             line = found.lines[units.line]
-            stock = self._touch(line.sku)
-            place = stock.locations[units.location]
+            stock = self.touch(line.sku)
+            place = stock.place(units.location)
             place.allocated -= units.quantity
             if place.allocated < 0:
                 raise InvariantError(f"allocated of {line.sku} at {units.location} below 0")
             for draw in holds.give_back(line, units.quantity):
-                stock.pools[draw.pool] = stock.pools.get(draw.pool, 0) + draw.quantity
+                stock.set_pool(draw.pool, stock.pools.get(draw.pool, 0) + draw.quantity)
             self._spread(line, units.location, units.quantity, "cancelled")
             self._look(stock, units.location, place)
         self._bump([found.lines[units.line] for units in event.units])
@@ -411,7 +428,7 @@ class ShardState:
         found = self._known(event.reservation_id)
         for units in event.units:
             line = found.lines[units.line]
-            stock = self._touch(line.sku)
+            stock = self.touch(line.sku)
             location = units.to_location or units.location
             place = self._place(stock, location)
             place.on_hand += units.quantity
@@ -426,13 +443,13 @@ class ShardState:
         held = found.state is State.RESERVED
         for units in event.units:
             line = found.lines[units.line]
-            stock = self._touch(line.sku)
+            stock = self.touch(line.sku)
             assert units.to_location is not None
             for name, quantity in (
                 (units.location, -units.quantity),
                 (units.to_location, units.quantity),
             ):
-                place = stock.locations[name]
+                place = stock.place(name)
                 if held:
                     place.reserved += quantity
                 else:
@@ -463,11 +480,11 @@ class ShardState:
         self._put_on_hand(event, event.quantity)
 
     def _counted(self, event: Counted) -> None:
-        stock = self._touch(event.sku)
-        self._put_on_hand(event, event.quantity - self._place(stock, event.location).on_hand)
+        place = self._place(self.touch(event.sku, event.location), event.location)
+        self._put_on_hand(event, event.quantity - place.on_hand)
 
     def _transferred(self, event: Transferred) -> None:
-        stock = self._touch(event.sku)
+        stock = self.touch(event.sku)
         place = self._place(stock, event.to_location)
         place.on_hand += event.quantity
         self._look(stock, event.to_location, place)
@@ -476,7 +493,7 @@ class ShardState:
     def _put_on_hand(
         self, event: Received | Adjusted | Counted | Transferred, quantity: int
     ) -> None:
-        stock = self._touch(event.sku)
+        stock = self.touch(event.sku, event.location)
         place = self._place(stock, event.location)
         place.on_hand += quantity
         if place.on_hand < 0:
@@ -487,17 +504,18 @@ class ShardState:
         self._use_key(event.key, event.fingerprint)
 
     def _stock_set(self, event: StockSet) -> None:
-        stock = self._touch(event.sku)
+        stock = self.touch(event.sku)
         for name, quantity in event.safety_stock.items():
-            place = stock.locations[name]
+            place = stock.place(name)
             place.safety_stock = quantity
             self._look(stock, name, place)
-        stock.pools.update(event.pools)
+        for pool, units in event.pools.items():
+            stock.set_pool(pool, units)
         stock.version += 1
 
     def _shortfall_changed(self, event: ShortfallChanged) -> None:
-        stock = self._touch(event.sku)
-        stock.locations[event.location].short = event.quantity
+        stock = self.touch(event.sku)
+        stock.place(event.location).short = event.quantity
         if event.quantity:
             self.shortfalls[event.sku, event.location] = event.quantity
         else:
@@ -542,13 +560,14 @@ class ShardState:
             raise InvariantError(f"{reservation_id} is {found.state.name}, not reserved")
         return found
 
-    def _touch(self, sku: str) -> SkuStock:
-        """The SKU, about to be changed; made if it is new."""
+    def touch(self, sku: str, location: str | None = None) -> SkuStock:
+        """The SKU, about to be changed; made, with that location, if it is new."""
         stock = self.skus.get(sku)
         if stock is None:
-            stock = SkuStock(sku)
+            if location is None:
+                raise InvariantError(f"an event about {sku}, which is not known")
+            stock = self.skus.add(sku, location)
             stock.copied = self.copying
-            self.skus.put(sku, stock)
         elif stock.copied != self.copying:
             self.copies.append(pack_sku(stock))
             stock.copied = self.copying
@@ -556,44 +575,42 @@ class ShardState:
 
     @staticmethod
     def _place(stock: SkuStock, location: str) -> LocationStock:
-        place = stock.locations.get(location)
-        if place is None:
-            place = stock.locations[location] = LocationStock()
-        return place
+        return stock.locations.get(location) or stock.add_place(location)
 
     def _bump(self, lines: list[Line], *, physical: bool = False) -> None:
         """One event, one version, for each SKU that it touched."""
         for sku in {line.sku for line in lines}:
-            stock = self._touch(sku)
+            stock = self.touch(sku)
             stock.version += 1
             stock.physical_version += physical
 
     def _bump_once(self, lines: list[Line]) -> None:
         """Each line has bumped its SKU; an event counts once."""
         for sku in {line.sku for line in lines}:
-            self._touch(sku).version -= sum(line.sku == sku for line in lines) - 1
+            self.touch(sku).version -= sum(line.sku == sku for line in lines) - 1
 
     @staticmethod
     def _drain(stock: SkuStock, draw: Draw) -> None:
         left = stock.pools.get(draw.pool, 0) - draw.quantity
         if left < 0:
             raise InvariantError(f"pool {draw.pool} of {stock.sku} below 0")
-        stock.pools[draw.pool] = left
+        stock.set_pool(draw.pool, left)
 
     def _return(self, lines: list[Line], kept: list[Line]) -> None:
         """Free the held units of `lines`, all but `kept`."""
         for sign, some in ((1, lines), (-1, kept)):
             for line in some:
-                stock = self._touch(line.sku)
+                stock = self.touch(line.sku)
                 for part in line.parts:
-                    place = stock.locations[part.location]
+                    place = stock.place(part.location)
                     place.reserved -= sign * part.quantity
                     if place.reserved < 0:
                         raise InvariantError(f"reserved of {line.sku} at {part.location} below 0")
                     if place.short:
                         self._look(stock, part.location, place)
                 for draw in line.draws:
-                    stock.pools[draw.pool] = stock.pools.get(draw.pool, 0) + sign * draw.quantity
+                    units = stock.pools.get(draw.pool, 0) + sign * draw.quantity
+                    stock.set_pool(draw.pool, units)
 
     @staticmethod
     def _spread(line: Line, location: str, quantity: int, counter: str) -> None:
@@ -642,17 +659,6 @@ def pack_sku(stock: SkuStock) -> bytes:
     ]
     pools = sorted(stock.pools.items())
     return _encode((stock.sku, stock.version, stock.physical_version, places, pools))
-
-
-def unpack_sku(packed: bytes) -> SkuStock:
-    """The inverse of `pack_sku`."""
-    sku, version, physical_version, places, pools = _decode_sku(packed)
-    stock = SkuStock(sku)
-    stock.version, stock.physical_version, stock.pools = version, physical_version, dict(pools)
-    for name, *counters in places:
-        place = stock.locations[name] = LocationStock()
-        place.on_hand, place.reserved, place.allocated, place.safety_stock, place.short = counters
-    return stock
 
 
 def hash_entry(kind: bytes, name: str, packed: bytes) -> int:

@@ -12,9 +12,24 @@ taken from the first that covers it, else from as few as possible: the fullest f
 drawn from in the order sent. It reads; only `engine.state` writes these counters.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Final
 
 from engine.channel import Waterfall, pour
+from engine.counters import (
+    ALLOCATED,
+    COPIED,
+    MORE,
+    ON_HAND,
+    PHYSICAL_VERSION,
+    PLACE,
+    POOLS,
+    RESERVED,
+    ROW,
+    SAFETY_STOCK,
+    VERSION,
+    Counters,
+)
 from engine.messages import (
     ChannelPolicy,
     Draw,
@@ -28,42 +43,109 @@ from engine.messages import (
     StockView,
 )
 
+_NO_POOLS: Final[Mapping[str, int]] = {}
 
-class LocationStock:
+
+class Counter:
+    """One number of a row, as an attribute."""
+
+    __slots__ = ("_offset",)
+
+    def __init__(self, offset: int) -> None:
+        self._offset = offset
+
+    def __get__(self, row: "_Row", _: type["_Row"]) -> int:
+        return row.counters.numbers[row.row * ROW + self._offset]
+
+    def __set__(self, row: "_Row", value: int) -> None:
+        row.counters.numbers[row.row * ROW + self._offset] = value
+
+
+class _Row:
+    """A window on a row: made when somebody looks, and kept by nobody."""
+
+    __slots__ = ("counters", "row")
+
+    def __init__(self, counters: Counters, row: int) -> None:
+        self.counters = counters
+        self.row = row
+
+
+class LocationStock(_Row):
     """Units of one SKU at one location."""
 
-    __slots__ = ("allocated", "on_hand", "reserved", "safety_stock", "short")
+    __slots__ = ()
 
-    def __init__(self) -> None:
-        self.on_hand = 0
-        self.reserved = 0
-        self.allocated = 0
-        self.safety_stock = 0
-        self.short = 0
-        """The shortfall that was last made known by an event."""
+    on_hand = Counter(ON_HAND)
+    reserved = Counter(RESERVED)
+    allocated = Counter(ALLOCATED)
+    safety_stock = Counter(SAFETY_STOCK)
 
     @property
     def available(self) -> int:
         return self.on_hand - self.reserved - self.allocated - self.safety_stock
 
+    @property
+    def short(self) -> int:
+        """The shortfall that was last made known by an event."""
+        return self.counters.shorts.get(self.row, 0)
 
-class SkuStock:
+    @short.setter
+    def short(self, value: int) -> None:
+        if value:
+            self.counters.shorts[self.row] = value
+        else:
+            self.counters.shorts.pop(self.row, None)
+
+
+class SkuStock(_Row):
     """One SKU: a virtual actor inside its shard."""
 
-    __slots__ = ("copied", "locations", "physical_version", "pools", "sku", "version")
+    __slots__ = ()
 
-    def __init__(self, sku: str) -> None:
-        self.sku = sku
-        self.version = 0
-        self.physical_version = 0
-        self.locations: dict[str, LocationStock] = {}
-        self.pools: dict[str, int] = {}
-        """Units that each pool still ring-fences. What comes back is added to what was set
-        meanwhile, so this may be more than anybody may set, but no more than that and all units
-        that are promised: to cut it off would lose them for the pool, and no counter is near its
-        end."""
-        self.copied = 0
-        """The snapshot that has a copy of this SKU."""
+    version = Counter(VERSION)
+    physical_version = Counter(PHYSICAL_VERSION)
+    copied = Counter(COPIED)
+    """The snapshot that has a copy of this SKU."""
+    word = Counter(PLACE)
+
+    @property
+    def sku(self) -> str:
+        return self.counters.names[self.row]
+
+    @property
+    def locations(self) -> dict[str, LocationStock]:
+        """Its locations as they are now, oldest first."""
+        counters, row = self.counters, self.row
+        first = {counters.place(row): LocationStock(counters, row)}
+        if self.word & MORE:
+            for each in counters.more[row]:
+                first[counters.place(each)] = LocationStock(counters, each)
+        return first
+
+    def place(self, location: str) -> LocationStock:
+        """The stock at a location that is known."""
+        counters, row = self.counters, self.row
+        if counters.place(row) == location:
+            return LocationStock(counters, row)
+        return self.locations[location]
+
+    def add_place(self, location: str) -> LocationStock:
+        """A location that is not known yet."""
+        counters, row = self.counters, self.row
+        more = counters.add("", location)
+        counters.more.setdefault(row, []).append(more)
+        counters.flag(row, MORE)
+        return LocationStock(counters, more)
+
+    @property
+    def pools(self) -> Mapping[str, int]:
+        """Units that each pool still ring-fences."""
+        return self.counters.pools[self.row] if self.word & POOLS else _NO_POOLS
+
+    def set_pool(self, pool: str, units: int) -> None:
+        self.counters.pools.setdefault(self.row, {})[pool] = units
+        self.counters.flag(self.row, POOLS)
 
     @property
     def available(self) -> int:
@@ -102,7 +184,7 @@ class SkuStock:
         )
 
     def movement_view(self, location: str) -> MovementView:
-        place = self.locations[location]
+        place = self.place(location)
         return MovementView(
             self.sku,
             location,

@@ -47,7 +47,6 @@ from engine.messages import (
     Transfer,
     Transferred,
 )
-from engine.stock import SkuStock
 
 
 class StockRules:
@@ -198,11 +197,9 @@ class StockRules:
 
     def _may_move(self, command: Movement, change: int) -> Answer | None:
         stock = self._state.skus.get(command.sku)
-        if stock is None:
-            if not self._batch.is_id(command.sku):
-                return invalid("sku is not an id")
-            stock = SkuStock(command.sku)
-        place = stock.locations.get(command.location)
+        if stock is None and not self._batch.is_id(command.sku):
+            return invalid("sku is not an id")
+        place = stock and stock.locations.get(command.location)
         if (place.on_hand if place else 0) + change < 0:
             return Answer(Status.PHYSICAL_SHORTFALL)
         return self._batch.room(stock, {command.location: max(0, change)})

@@ -10,12 +10,23 @@ from typing import Final
 import msgspec
 
 from engine import limits
-from engine.messages import MAGIC, PROTOCOL_VERSION, Hello, Message, Request, Response
+from engine.messages import (
+    MAGIC,
+    PROTOCOL_VERSION,
+    Answer,
+    AnyAnswer,
+    Hello,
+    Message,
+    Outgoing,
+    Request,
+    Response,
+)
 
 _LENGTH_BYTES: Final = 4
 _encoder: Final = msgspec.msgpack.Encoder()
 _hello: Final = msgspec.msgpack.Decoder(Hello)
 _request: Final = msgspec.msgpack.Decoder(Request)
+_answer: Final = msgspec.msgpack.Decoder(Answer)
 _response: Final = msgspec.msgpack.Decoder(Response)
 
 
@@ -68,6 +79,50 @@ def encode_frame(message: Message) -> bytes:
     """`message` as one frame, ready to be sent."""
     payload = _encoder.encode(message)
     return len(payload).to_bytes(_LENGTH_BYTES) + payload
+
+
+def encode_answer(answer: Answer) -> bytes:
+    """An answer as it stands in a response."""
+    return _encoder.encode(answer)
+
+
+def decode_answer(answer: AnyAnswer) -> Answer:
+    """The inverse. Raises WireError."""
+    if isinstance(answer, Answer):
+        return answer
+    try:
+        return _answer.decode(answer)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise WireError(f"not an answer: {error}") from error
+
+
+def decode_outgoing(outgoing: Outgoing) -> Response:
+    """What whoever asked is going to read."""
+    answers = [decode_answer(each) for each in outgoing.answers]
+    return Response(outgoing.request_id, answers, outgoing.heads)
+
+
+def encode_outgoing(outgoing: Outgoing) -> bytes:
+    """A response as one frame, ready to be sent."""
+    request_id, answers, heads = outgoing.request_id, outgoing.answers, outgoing.heads
+    encode = _encoder.encode
+    payload = b"".join(
+        (
+            b"\x93",
+            encode(request_id),
+            _array_of(len(answers)),
+            *[each if type(each) is bytes else encode(each) for each in answers],
+            encode(heads),
+        )
+    )
+    return len(payload).to_bytes(_LENGTH_BYTES) + payload
+
+
+def _array_of(length: int) -> bytes:
+    """What stands before the elements of a MessagePack array."""
+    if length < 16:
+        return bytes((0x90 | length,))
+    return b"\xdc" + length.to_bytes(2)
 
 
 def decode_hello(payload: bytes) -> Hello:

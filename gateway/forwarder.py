@@ -9,7 +9,7 @@ from functools import partial
 
 from actors.binary_server import Reply
 from actors.map_board import MapBoard
-from engine.messages import Answer, GetMap, GetStatistics, Request, Response, Statistics, Status
+from engine.messages import Answer, GetMap, GetStatistics, Outgoing, Request, Statistics, Status
 from engine.scope import Scope
 from gateway.gathering import Gathering
 from gateway.router import Router
@@ -29,7 +29,7 @@ class Forwarder:
     def submit(self, request: Request, scope: Scope, reply: Reply) -> None:
         commands = request.commands
         frame = Gathering(
-            len(commands), lambda answers: reply(Response(request.request_id, answers))
+            len(commands), lambda answers: reply(Outgoing(request.request_id, answers))
         )
         traces = None if request.traces is None else {each.index: each for each in request.traces}
         for index, command in enumerate(commands):

@@ -9,6 +9,7 @@ from actors.host import Host, HostStatus
 from actors.journal import Memory
 from actors.marks import Marks
 from actors.owner import Owner
+from engine.lane import Lane
 from engine.messages import (
     UNKNOWN_HOME,
     Answer,
@@ -22,6 +23,7 @@ from engine.messages import (
 )
 from engine.placement import shard_of
 from engine.scope import OPERATOR
+from engine.wire import decode_outgoing
 from tests.actors.servers import eventually
 from tests.actors.trial import FaultyJournal, Trial
 
@@ -98,7 +100,9 @@ class Tenure:
         answered: list[Response] = []
         self._requests += 1
         request = Request(self._requests, deadline_ms, list(commands), None, dedicated)
-        self.host.submit(request, OPERATOR, answered.append)
+        self.host.submit(
+            request, OPERATOR, lambda outgoing: answered.append(decode_outgoing(outgoing))
+        )
         return answered
 
     async def ask(self, *commands: Command, dedicated: int = UNKNOWN_HOME) -> list[Answer]:
@@ -143,3 +147,14 @@ def break_rules(owner: Owner, command: type[Command]) -> None:
         raise RuntimeError("a bug")
 
     owner.shard.handlers[command] = bug
+    owner.shard.lane = _ClosedLane(owner.shard.lane)
+
+
+class _ClosedLane(Lane):
+    """Everything is left to the rules."""
+
+    def __init__(self, lane: Lane) -> None:
+        self.done = lane.done
+
+    def run(self, commands: list[Command], start: int, *_: Any) -> int:
+        return start

@@ -27,6 +27,7 @@ from engine.messages import (
     GetStock,
     Hello,
     LineRequest,
+    Outgoing,
     Receive,
     Request,
     ReservationView,
@@ -61,7 +62,7 @@ class Shop:
         self.asked += request.commands
         if any(isinstance(each, GetStock) and each.sku == "bug" for each in request.commands):
             raise RuntimeError("a bug")
-        response = Response(request.request_id, [answer_to(each) for each in request.commands])
+        response = Outgoing(request.request_id, [answer_to(each) for each in request.commands])
         if self.held is None:
             reply(response)
         else:

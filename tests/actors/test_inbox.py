@@ -3,6 +3,7 @@
 from actors.inbox import Inbox, Portion, Waiter
 from engine.messages import (
     Answer,
+    AnyAnswer,
     Command,
     Commit,
     GetStock,
@@ -19,12 +20,12 @@ class Asker:
 
     def __init__(self, deadline: float = 1.0) -> None:
         self.deadline = deadline
-        self.answers: list[tuple[int, list[Answer]]] = []
+        self.answers: list[tuple[int, list[AnyAnswer]]] = []
 
-    def answer(self, index: int, answer: Answer, head: Head | None = None) -> None:
+    def answer(self, index: int, answer: AnyAnswer, head: Head | None = None) -> None:
         self.answers.append((index, [answer]))
 
-    def answer_all(self, index: int, answers: list[Answer], head: Head | None = None) -> None:
+    def answer_all(self, index: int, answers: list[AnyAnswer], head: Head | None = None) -> None:
         self.answers.append((index, answers))
 
 

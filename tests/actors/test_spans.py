@@ -14,14 +14,14 @@ from engine.messages import (
     Commit,
     GetStock,
     LineRequest,
+    Outgoing,
     Request,
     Reserve,
-    Response,
     Status,
     Trace,
 )
 from engine.scope import OPERATOR
-from engine.wire import WireError, decode_request, encode_frame
+from engine.wire import WireError, decode_answer, decode_request, encode_frame
 from tests.actors.tenure import SKUS, tenure
 from tests.actors.trial import Trial, receive, timeless
 
@@ -42,10 +42,10 @@ def test_what_is_traced_is_told() -> None:
         [GetStock("A"), Reserve("r1", [LineRequest("A", 1)])],
         [Trace(1, TRACE, SPAN, "cart-7"), Trace(9, TRACE, SPAN)],
     )
-    answered: list[Response] = []
+    answered: list[Outgoing] = []
     moments = iter((5.0, 5.25))
     reply = traced(request, answered.append, lambda: next(moments), lambda: 1_700_000_000.0)
-    response = Response(7, [Answer(Status.UNKNOWN_SKU), Answer(Status.INSUFFICIENT_STOCK)])
+    response = Outgoing(7, [Answer(Status.UNKNOWN_SKU), Answer(Status.INSUFFICIENT_STOCK)])
     with capture_logs() as lines:
         reply(response)
 
@@ -72,14 +72,14 @@ def test_what_is_traced_is_told() -> None:
 async def test_a_host_tells_of_what_is_traced(trial: Trial) -> None:
     """Of two requests the one that is traced leaves a line."""
     async with tenure(trial, 0) as host:
-        answered: list[Response] = []
+        answered: list[Outgoing] = []
         with capture_logs() as lines:
             await host.ask(receive(1, SKUS[0]))
             request = Request(1, 1_000, [receive(1, SKUS[0])], [Trace(0, TRACE, SPAN)])
             host.host.submit(request, OPERATOR, answered.append)
             await host.ask(receive(1, SKUS[0]))
 
-    assert [Status.OK] == [each.status for each in answered[0].answers]
+    assert [Status.OK] == [decode_answer(each).status for each in answered[0].answers]
     assert ["receive"] == [each["name"] for each in lines if each["event"] == "span"]
 
 

@@ -31,8 +31,19 @@ from actors.recovery import Recovery
 from actors.tally import Tally
 from engine import limits
 from engine.codec import Position, Record, decode_record
-from engine.messages import Answer, Command, Head, LineRequest, Opened, Receive, Reserve, Status
+from engine.messages import (
+    Answer,
+    AnyAnswer,
+    Command,
+    Head,
+    LineRequest,
+    Opened,
+    Receive,
+    Reserve,
+    Status,
+)
 from engine.shard import Shard
+from engine.wire import decode_answer
 from tests.actors.servers import eventually
 
 P = ParamSpec("P")
@@ -240,13 +251,13 @@ class Caller:
         self.head: Head | None = None
         self._answered = asyncio.get_running_loop().create_future()
 
-    def answer(self, index: int, answer: Answer, head: Head | None = None) -> None:
-        self.answers.append(answer)
+    def answer(self, index: int, answer: AnyAnswer, head: Head | None = None) -> None:
+        self.answers.append(decode_answer(answer))
         if not self._answered.done():
             self.head = head
-            self._answered.set_result(answer)
+            self._answered.set_result(self.answers[-1])
 
-    def answer_all(self, index: int, answers: list[Answer], head: Head | None = None) -> None:
+    def answer_all(self, index: int, answers: list[AnyAnswer], head: Head | None = None) -> None:
         self.answer(index, answers[0], head)
 
     async def first(self) -> Answer:

@@ -19,9 +19,9 @@ from engine.messages import (
     Command,
     GetMap,
     MovedTo,
+    Outgoing,
     Request,
     Reserve,
-    Response,
     Status,
 )
 from engine.placement import home_of, shard_of
@@ -87,18 +87,18 @@ class Door:
         self._shelf = shelf
         self.address = ""
 
-    def submit(self, request: Request, scope: Scope, reply: Callable[[Response], None]) -> None:
+    def submit(self, request: Request, scope: Scope, reply: Callable[[Outgoing], None]) -> None:
         question = request.commands[0]
         if isinstance(question, GetMap):
             self._shelf.board.ask(
                 question,
                 request.deadline_ms / 1_000,
-                lambda answer: reply(Response(request.request_id, [answer])),
+                lambda answer: reply(Outgoing(request.request_id, [answer])),
             )
             return
         answers = [self._shelf.answer(command, self.address) for command in request.commands]
         if not self._shelf.forget(request):
-            reply(Response(request.request_id, answers))
+            reply(Outgoing(request.request_id, answers))
 
 
 @asynccontextmanager

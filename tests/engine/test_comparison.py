@@ -62,6 +62,27 @@ def flip(counter: str, by: int = 1) -> Change:
     return change
 
 
+def lose(sku: str) -> Change:
+    """The SKU is not known any more."""
+
+    def change(state: ShardState) -> None:
+        state.skus.counters.names[state.skus.row(sku)] = ""
+        state.skus.size -= 1
+
+    return change
+
+
+def ring_fence(pool: str, units: int) -> Change:
+    """Another pool of the apples."""
+
+    def change(state: ShardState) -> None:
+        found = state.skus.get("apple")
+        assert found is not None
+        found.set_pool(pool, units)
+
+    return change
+
+
 def put(name: str, value: object) -> Change:
     """Another value of what is kept of the apples as a whole."""
 
@@ -91,7 +112,7 @@ def apply(*events: Event) -> Change:
         (flip("short"), "apple at north: short: 1 in memory, 0 by the journal"),
         (put("version", 9), "apple: version: 9 in memory, 3 by the journal"),
         (put("physical_version", 9), "apple: physical_version: 9 in memory, 1 by the journal"),
-        (put("pools", {"few": 2}), "apple: pools: {'few': 2} in memory, {'few': 3} by the journal"),
+        (ring_fence("few", 2), "apple: pools: {'few': 2} in memory, {'few': 3} by the journal"),
         (
             lambda state: state.reservations.remove("r1"),
             "reservation r1: only in the journal",
@@ -103,7 +124,7 @@ def apply(*events: Event) -> Change:
             "key k1: another request in memory than in the journal",
         ),
         (lambda state: state.keys.put("k2", bytes(16)), "key k2: only in memory"),
-        (lambda state: state.skus.remove("pear"), "pear: only in the journal"),
+        (lose("pear"), "pear: only in the journal"),
         (
             lambda state: state.channels.clear(),
             "channels: {} in memory, {'shop': ChannelPolicy(locations=None, pools=[],"
@@ -174,7 +195,7 @@ def test_memory_and_the_movements() -> None:
             ["apple at north: reserved 3, lines say 0", "0 reservations are RESERVED, 1 counted"],
         ),
         (
-            lambda state: state.skus.remove("apple"),
+            lose("apple"),
             ["apple at north: promised, but unknown"],
         ),
     ],

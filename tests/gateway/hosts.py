@@ -20,9 +20,9 @@ from engine.messages import (
     Head,
     Homes,
     MovedTo,
+    Outgoing,
     Request,
     Reserve,
-    Response,
     Statistics,
     Status,
 )
@@ -105,14 +105,14 @@ class Host:
             self.board.ask(
                 question,
                 request.deadline_ms / 1_000,
-                lambda answer: reply(Response(request.request_id, [answer])),
+                lambda answer: reply(Outgoing(request.request_id, [answer])),
             )
             return
         self.frames.append(len(request.commands))
         self.deadlines_ms.append(request.deadline_ms)
         answers = [self._answer(command, request.shard) for command in request.commands]
         heads = [Head(shard, 1, len(self.executed)) for shard in self.owned]
-        reply(Response(request.request_id, answers, heads))
+        reply(Outgoing(request.request_id, answers, heads))
 
     def thaw(self) -> None:
         """Answer what came while frozen."""

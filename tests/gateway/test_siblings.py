@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from actors.binary_server import BinaryServer, Reply
-from engine.messages import Answer, Request, Response, Sample, Statistics, Status
+from engine.messages import Answer, Outgoing, Request, Sample, Statistics, Status
 from engine.scope import ENGINE, Scope
 from gateway.siblings import Siblings, address_of
 from tests.actors.peer import DEADLINE_SECONDS, until
@@ -24,7 +24,7 @@ class Gateway:
 
     def submit(self, request: Request, scope: Scope, reply: Reply) -> None:
         if not self.frozen:
-            reply(Response(request.request_id, [Answer(Status.OK, self.statistics)]))
+            reply(Outgoing(request.request_id, [Answer(Status.OK, self.statistics)]))
 
 
 @asynccontextmanager

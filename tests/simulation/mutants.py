@@ -375,15 +375,14 @@ def _() -> list[Place]:
 
 @_mutant("a snapshot of more than one moment")
 def _() -> list[Place]:
-    def touch(self: Any, sku: str) -> Any:
+    def touch(self: Any, sku: str, location: str | None = None) -> Any:
         found = self.skus.get(sku)
         if found is None:
-            found = stock.SkuStock(sku)
+            found = self.skus.add(sku, location)
             found.copied = self.copying
-            self.skus.put(sku, found)
         return found
 
-    return [(state.ShardState, "_touch", touch)]
+    return [(state.ShardState, "touch", touch)]
 
 
 @_mutant("finished reservations are forgotten at once")
@@ -454,7 +453,7 @@ def _() -> list[Place]:
         found = self._known(event.reservation_id)
         for units in event.units:
             line = found.lines[units.line]
-            place = self._touch(line.sku).locations[units.location]
+            place = self.touch(line.sku).locations[units.location]
             if found.state is State.RESERVED:
                 place.reserved -= units.quantity
             else:

@@ -32,14 +32,16 @@ from engine.codec import Position
 from engine.messages import (
     UNKNOWN_HOME,
     Answer,
+    AnyAnswer,
     Command,
     Dedicate,
     Head,
+    Outgoing,
     Request,
-    Response,
     Statistics,
 )
 from engine.scope import OPERATOR, Scope
+from engine.wire import decode_answer
 from gateway.client import Client, Unavailable
 from gateway.dedication import Steps
 from gateway.forwarder import Forwarder
@@ -281,8 +283,8 @@ class _Tapped:
         super().__init__(*args)
         self._tap = _Tap.current
 
-    def answer(self, index: int, answer: Answer, head: Head | None = None) -> None:
-        self._tap.note(index, answer, head)
+    def answer(self, index: int, answer: AnyAnswer, head: Head | None = None) -> None:
+        self._tap.note(index, decode_answer(answer), head)
         super().answer(index, answer, head)  # type: ignore[misc]  # of the class mixed in
 
 
@@ -293,9 +295,9 @@ class _TappedSingle(_Tapped, Single):
 class _TappedPending(_Tapped, Pending):
     """Of several."""
 
-    def answer_all(self, index: int, answers: list[Answer], head: Head | None = None) -> None:
+    def answer_all(self, index: int, answers: list[AnyAnswer], head: Head | None = None) -> None:
         for number, answer in enumerate(answers, index):
-            self._tap.note(number, answer, head)
+            self._tap.note(number, decode_answer(answer), head)
         super().answer_all(index, answers, head)
 
 
@@ -314,7 +316,7 @@ class _Listening:
         self._node = node
         self._host = host
 
-    def submit(self, request: Request, scope: Scope, reply: Callable[[Response], None]) -> None:
+    def submit(self, request: Request, scope: Scope, reply: Callable[[Outgoing], None]) -> None:
         node = self._node
         _Tap.current = _Tap(node.history, node.time, node.name, request)
         self._host.submit(request, scope, reply)

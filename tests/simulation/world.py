@@ -347,7 +347,7 @@ def prepared() -> Iterator[None]:
 
 
 _ELSEWHERE: Final = {
-    "BUCKET_MASK": (maps, "_MASK"),
+    "BUCKET_MASK": (maps, "BUCKET_MASK"),
     "RECOVERY_PAGE": (recovery, "_PAGE"),
     "SWEEP_SECONDS": (router, "SWEEP_SECONDS"),
 }
