@@ -79,25 +79,25 @@ class _Look:
         elif self._is_memory and pack_sku(stock) != pack_sku(found):
             _compare_stock(stock, found, self._findings)
 
-    def at_reservation(self, entry: tuple[str, bytes]) -> None:
+    def at_reservation(self, entry: tuple[bytes, bytes]) -> None:
         name, packed = entry
         if self._mine.is_forgotten(packed, self._mine.now):
             return
         found = self._other.reservations.get(name)
         if found is None or self._other.is_forgotten(found, self._other.now):
-            self._findings.add(f"reservation {name}: {self._only}")
+            self._findings.add(f"reservation {name.decode()}: {self._only}")
         elif self._is_memory and packed != found:
-            _compare_reservation(name, packed, found, self._findings)
+            _compare_reservation(name.decode(), packed, found, self._findings)
 
-    def at_key(self, entry: tuple[str, bytes]) -> None:
+    def at_key(self, entry: tuple[bytes, bytes]) -> None:
         key, packed = entry
         if self._mine.is_key_forgotten(packed, self._mine.now):
             return
         found = self._other.keys.get(key)
         if found is None or self._other.is_key_forgotten(found, self._other.now):
-            self._findings.add(f"key {key}: {self._only}")
+            self._findings.add(f"key {key.decode()}: {self._only}")
         elif self._is_memory and packed != found:
-            self._findings.add(f"key {key}: another request in memory than in the journal")
+            self._findings.add(f"key {key.decode()}: another request in memory than in the journal")
 
 
 def _compare_values(what: str, ours: object, theirs: object, findings: Findings) -> None:

@@ -221,7 +221,7 @@ def _of_units(
 
 def _reservation(state: ShardState, reservation_id: str, sku: str) -> Reservation | None:
     """The reservation, if it has a line of `sku`."""
-    packed = state.reservations.get(reservation_id)
+    packed = state.reservations.get(reservation_id.encode())
     if packed is None or sku.encode() not in packed:
         return None
     found = holds.unpack(packed)

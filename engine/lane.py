@@ -109,13 +109,10 @@ class Lane:
             if type(command) is not Reserve:
                 break
             requests = command.lines
-            name = command.reservation_id
+            name = command.reservation_id.encode()
             number = hash(name) & spread
             bucket = buckets[number]
-            if name in bucket or len(requests) != 1:
-                break
-            raw = name.encode()
-            if raw.translate(None, _ID_BYTES):
+            if name in bucket or len(requests) != 1 or name.translate(None, _ID_BYTES):
                 break
             ttl_seconds, channel = command.ttl_seconds, command.channel
             if ttl_seconds != seconds or channel != of:
@@ -143,7 +140,7 @@ class Lane:
             numbers[base + RESERVED] = reserved
             numbers[base + VERSION] += 1
             mark = fingerprint((channel, ttl_seconds, command.policy, requests))
-            raw = _HEADS[len(raw)] + raw
+            raw = _HEADS[len(name)] + name
             units = _NUMBERS[quantity] if quantity < 128 else _encode(quantity)
             at = sku.encode()
             at = _HEADS[len(at)] + at
@@ -167,7 +164,7 @@ class Lane:
 
     def _terms(
         self, ttl_seconds: int, channel: str | None
-    ) -> tuple[bytes, bytes, bytes, bytes, list[str]]:
+    ) -> tuple[bytes, bytes, bytes, bytes, list[bytes]]:
         """What reserves of one batch for as long and by the same channel share: what is kept up to
         the fingerprint, the channel, the event from the channel to the lines, the answer from the
         home to the SKU, and who has the same deadline."""
@@ -195,7 +192,7 @@ class Lane:
                     return index
             elif type(command) is not Release:
                 return index
-            name = command.reservation_id
+            name = command.reservation_id.encode()
             packed = reservations.get(name)
             if packed is None or not is_reserved(packed):
                 return index
@@ -208,8 +205,7 @@ class Lane:
                 return index
             # Past this line it succeeds.
             quantity = lines[0].parts[0].quantity
-            raw, at = name.encode(), _encode(found.expires_at)
-            raw = _HEADS[len(raw)] + raw
+            raw, at = _HEADS[len(name)] + name, _encode(found.expires_at)
             turned = self._turn(base, lines[0].sku, quantity, type(command) is Commit)
             self.done[type(command)] += 1
             if type(command) is Commit:

@@ -56,20 +56,20 @@ class Ledger:
         for location, place in stock.locations.items():
             self.on_hand[stock.sku, location] = place.on_hand
 
-    def _start_reservation(self, entry: tuple[str, bytes]) -> None:
+    def _start_reservation(self, entry: tuple[bytes, bytes]) -> None:
         name, packed = entry
         self._note(name, holds.unpack(packed).lines)
 
     def take(self, event: Event) -> None:
         """Enter one event, in journal order."""
         if isinstance(event, Reserved):
-            self._note(event.reservation_id, event.lines)
+            self._note(event.reservation_id.encode(), event.lines)
         elif isinstance(event, Committed):
             if event.lines is not None:
-                self._note(event.reservation_id, event.lines)
+                self._note(event.reservation_id.encode(), event.lines)
         elif isinstance(event, Released | Expired):
-            if self._lines.get(event.reservation_id) is not None:
-                self._lines.remove(event.reservation_id)
+            if self._lines.get(name := event.reservation_id.encode()) is not None:
+                self._lines.remove(name)
         elif isinstance(event, Received | Adjusted):
             self._add(event.sku, event.location, event.quantity)
         elif isinstance(event, Counted):
@@ -81,7 +81,7 @@ class Ledger:
             self._take_units(event)
 
     def _take_units(self, event: Shipped | Restocked) -> None:
-        skus = self._lines.get(event.reservation_id) or ()
+        skus = self._lines.get(event.reservation_id.encode()) or ()
         for units in event.units:
             if units.line >= len(skus):
                 kind = type(event).__name__.lower()
@@ -98,7 +98,7 @@ class Ledger:
     def _add(self, sku: str, location: str, quantity: int) -> None:
         self.on_hand[sku, location] = self.on_hand.get((sku, location), 0) + quantity
 
-    def _note(self, reservation_id: str, lines: list[Line]) -> None:
+    def _note(self, reservation_id: bytes, lines: list[Line]) -> None:
         """Most reservations are about few SKUs, again and again: each list is kept once."""
         skus = tuple(line.sku for line in lines)
         if len(self._known) >= limits.BUCKET_ENTRIES_MAX:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from engine import limits
+from engine.maps import BucketMap
 
 V = TypeVar("V")
 Row = TypeVar("Row")
@@ -40,6 +41,19 @@ class Source(Protocol[V_co]):
     def keys_of(self, number: int) -> list[str]:
         """One of `limits.BUCKETS` parts of its ids."""
         ...
+
+
+class ByText(Generic[V]):
+    """A map whose names are bytes, with strings for names."""
+
+    def __init__(self, named: BucketMap[V]) -> None:
+        self._named = named
+
+    def get(self, key: str) -> V | None:
+        return self._named.get(key.encode())
+
+    def keys_of(self, number: int) -> list[str]:
+        return [name.decode() for name in self._named.keys_of(number)]
 
 
 class _Listing(Generic[V]):

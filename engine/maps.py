@@ -1,5 +1,9 @@
 """The two containers that a shard's memory is made of.
 
+Names in them are bytes: a dict that has only strings for keys looks at the strings themselves
+wherever two fall on one slot, and each look is a trip to far memory; of other keys it keeps the
+hashes by its side.
+
 `BucketMap` spreads its entries over many small dicts: one large dict stops the world for a tenth
 of a second and more whenever it resizes. It can be copied while it changes: `begin_copy` marks
 every bucket, the first change to a marked bucket copies that bucket first, and `take_copy` hands
@@ -25,21 +29,21 @@ V = TypeVar("V")
 
 
 class BucketMap(Generic[V]):
-    """str → V, in `limits.BUCKETS` dicts."""
+    """bytes → V, in `limits.BUCKETS` dicts."""
 
     __slots__ = ("_copies", "buckets", "size", "uncopied")
 
     def __init__(self) -> None:
-        self.buckets: list[dict[str, V]] = [{} for _ in range(limits.BUCKETS)]
+        self.buckets: list[dict[bytes, V]] = [{} for _ in range(limits.BUCKETS)]
         self.uncopied: set[int] = set()
         """Buckets that a copy has yet to take: `copy` one before it is changed."""
-        self._copies: list[dict[str, V]] = []
+        self._copies: list[dict[bytes, V]] = []
         self.size = 0
 
-    def get(self, key: str) -> V | None:
+    def get(self, key: bytes) -> V | None:
         return self.buckets[hash(key) & BUCKET_MASK].get(key)
 
-    def put(self, key: str, value: V) -> V | None:
+    def put(self, key: bytes, value: V) -> V | None:
         """Set the value of `key`; the one that it had before."""
         number = hash(key) & BUCKET_MASK
         bucket = self.buckets[number]
@@ -51,7 +55,7 @@ class BucketMap(Generic[V]):
         bucket[key] = value
         return before
 
-    def remove(self, key: str) -> None:
+    def remove(self, key: bytes) -> None:
         """Remove `key`, which is there."""
         number = hash(key) & BUCKET_MASK
         if self.uncopied and number in self.uncopied:
@@ -59,11 +63,11 @@ class BucketMap(Generic[V]):
         del self.buckets[number][key]
         self.size -= 1
 
-    def items(self) -> Iterator[tuple[str, V]]:
+    def items(self) -> Iterator[tuple[bytes, V]]:
         for bucket in self.buckets:
             yield from bucket.items()
 
-    def keys_of(self, number: int) -> list[str]:
+    def keys_of(self, number: int) -> list[bytes]:
         """The keys in one of the `limits.BUCKETS` dicts."""
         return list(self.buckets[number])
 
@@ -78,7 +82,7 @@ class BucketMap(Generic[V]):
         self.uncopied = set(range(limits.BUCKETS))
         self._copies = []
 
-    def take_copy(self) -> dict[str, V] | None:
+    def take_copy(self) -> dict[bytes, V] | None:
         """The next bucket of the copy, or None when all have been taken."""
         if not self._copies:
             if not self.uncopied:
@@ -98,14 +102,14 @@ class TimeBuckets:
     __slots__ = ("_buckets", "_seconds")
 
     def __init__(self) -> None:
-        self._buckets: dict[int, list[str]] = {}
+        self._buckets: dict[int, list[bytes]] = {}
         self._seconds: list[int] = []
 
-    def add(self, due: int, name: str) -> None:
+    def add(self, due: int, name: bytes) -> None:
         """`due` in µs."""
         self.names_of(due).append(name)
 
-    def names_of(self, due: int) -> list[str]:
+    def names_of(self, due: int) -> list[bytes]:
         """Where the names of that second are gathered, to be added to until the next `take`."""
         second = due // limits.SECOND_US
         bucket = self._buckets.get(second)
@@ -114,12 +118,12 @@ class TimeBuckets:
             heapq.heappush(self._seconds, second)
         return bucket
 
-    def take(self, now: int, most: int) -> list[str]:
+    def take(self, now: int, most: int) -> list[bytes]:
         """Up to `most` names out of the seconds up to that of `now` (µs), earliest first.
 
         A name of the current second may not be due yet: put it back with `add`.
         """
-        taken: list[str] = []
+        taken: list[bytes] = []
         second = now // limits.SECOND_US
         while self._seconds and self._seconds[0] <= second and len(taken) < most:
             bucket = self._buckets[self._seconds[0]]

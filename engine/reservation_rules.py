@@ -20,7 +20,7 @@ import msgspec
 from engine import limits
 from engine import reservation as holds
 from engine.batch import Batch, fingerprint, invalid, is_id
-from engine.listing import Listings
+from engine.listing import ByText, Listings
 from engine.messages import (
     Answer,
     Buried,
@@ -77,7 +77,7 @@ class ReservationRules:
     def __init__(self, batch: Batch) -> None:
         self._batch = batch
         self._state = batch.state
-        self._listings = Listings(self._state.reservations)
+        self._listings: Listings[bytes] = Listings(ByText[bytes](self._state.reservations))
         self.plain: set[str] = set()
         """Channels that are known to have no policy; a cache, bounded."""
 
@@ -113,7 +113,7 @@ class ReservationRules:
         name = command.reservation_id
         channel, ttl_seconds, requests = command.channel, command.ttl_seconds, command.lines
         mark = fingerprint((channel, ttl_seconds, command.policy, requests))  # so in the lane
-        if state.reservations.get(name) is not None:
+        if state.reservations.get(name.encode()) is not None:
             found = self._current(name)
             if found is not None:
                 return self._reserve_again(name, found, mark)

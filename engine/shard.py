@@ -51,7 +51,7 @@ class Shard:
         }
         """Command → what decides and applies it, in an open batch."""
         self.lane = Lane(self._batch, self._reservations.plain)
-        self._soon: list[tuple[int, str]] = []
+        self._soon: list[tuple[int, bytes]] = []
         """Deadlines of this second and the next, a heap."""
 
     @property
@@ -159,11 +159,11 @@ class Shard:
             if packed is None or not holds.is_reserved(packed):
                 continue
             if state.deadline(holds.unpack(packed)) <= awaited:
-                self._batch.do(Expired(name))
+                self._batch.do(Expired(name.decode()))
             else:
                 self._await_deadline(name)
 
-    def _await_deadline(self, name: str) -> None:
+    def _await_deadline(self, name: bytes) -> None:
         """Put a reservation where its deadline will find it, if it still has one."""
         state = self.state
         packed = state.reservations.get(name)

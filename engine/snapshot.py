@@ -95,7 +95,7 @@ class SnapshotWriter:
         self._now = state.now
         self._entries_max = entries_max or limits.SNAPSHOT_SLICE_ENTRIES_MAX
         self._settings = state.settings()
-        self._total = hash_entry(b"head", "", _encode(self._settings))
+        self._total = hash_entry(b"head", b"", _encode(self._settings))
         self._dedications = state.dedications.pack()
         state.copying += 1
         state.copies = []
@@ -127,7 +127,7 @@ class SnapshotWriter:
     def _cut(self, checksum: int, previous: Position) -> Iterator[tuple[int, object]]:
         yield _HEAD, (self._now, checksum, previous, self._settings)
         if self._dedications is not None:
-            self._total += hash_entry(b"dedications", "", self._dedications)
+            self._total += hash_entry(b"dedications", b"", self._dedications)
             yield _DEDICATIONS, self._dedications
         sized_skus = ((packed, len(packed)) for packed in self._packed_skus())
         for skus in _pieces(sized_skus, self._entries_max):
@@ -149,7 +149,7 @@ class SnapshotWriter:
             yield self._hashed_sku(state.copies.pop())
 
     def _hashed_sku(self, packed: bytes) -> bytes:
-        self._total += hash_entry(b"sku", "", packed)
+        self._total += hash_entry(b"sku", b"", packed)
         return packed
 
     def _reservations(self) -> Iterator[tuple[str, bytes]]:
@@ -158,7 +158,7 @@ class SnapshotWriter:
             for name, packed in bucket.items():
                 if not state.is_forgotten(packed, self._now):
                     self._total += hash_entry(b"reservation", name, packed)
-                    yield name, packed
+                    yield name.decode(), packed
 
     def _keys(self) -> Iterator[tuple[str, bytes]]:
         state = self._state
@@ -166,7 +166,7 @@ class SnapshotWriter:
             for name, packed in bucket.items():
                 if not state.is_key_forgotten(packed, self._now):
                     self._total += hash_entry(b"key", name, packed)
-                    yield name, packed
+                    yield name.decode(), packed
 
 
 def _pieces(sized: Iterator[tuple[E, int]], most: int) -> Iterator[list[E]]:
@@ -284,27 +284,29 @@ class SnapshotReader:
             raise CorruptSnapshotError(f"{self._where()}: of kind {kind}")
         if kind == _HEAD:
             state.now, self.checksum, self.previous, settings = _decode_head(raw)
-            self._count(b"head", "", bytes(settings))
+            self._count(b"head", b"", bytes(settings))
             state.restore_settings(_decode_settings(form.settings(bytes(settings))))
         elif kind == _DEDICATIONS:
             packed = _decode_bytes(raw)
-            self._count(b"dedications", "", packed)
+            self._count(b"dedications", b"", packed)
             state.put_dedications(packed)
             yield
         elif kind == _SKUS:
             for packed in _decode_skus(raw):
-                self._count(b"sku", "", packed)
+                self._count(b"sku", b"", packed)
                 state.put_sku(form.sku(packed))
                 yield
         elif kind == _RESERVATIONS:
             for name, packed in _decode_entries(raw):
-                self._count(b"reservation", name, packed)
-                state.put_reservation(name, form.reservation(packed))
+                key = name.encode()
+                self._count(b"reservation", key, packed)
+                state.put_reservation(key, form.reservation(packed))
                 yield
         elif kind == _KEYS:
             for name, packed in _decode_entries(raw):
-                self._count(b"key", name, packed)
-                state.put_key(name, form.key(packed))
+                key = name.encode()
+                self._count(b"key", key, packed)
+                state.put_key(key, form.key(packed))
                 yield
         else:
             raise CorruptSnapshotError(f"{self._where()}: of unknown kind {kind}")
@@ -313,6 +315,6 @@ class SnapshotReader:
     def _is_older(self) -> bool:
         return self.format != formats.FORMAT
 
-    def _count(self, kind: bytes, name: str, packed: bytes) -> None:
+    def _count(self, kind: bytes, name: bytes, packed: bytes) -> None:
         if self._is_older:
             self._total += hash_entry(kind, name, packed)

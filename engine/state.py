@@ -172,7 +172,7 @@ class ShardState:
 
     def reservation(self, reservation_id: str) -> Reservation | None:
         """The reservation, unless it is unknown or its window has ended."""
-        packed = self.reservations.get(reservation_id)
+        packed = self.reservations.get(reservation_id.encode())
         if packed is None:
             return None
         found = holds.unpack(packed)
@@ -199,7 +199,7 @@ class ShardState:
 
     def key_fingerprint(self, key: str) -> bytes | None:
         """The fingerprint of the request that used `key`, unless its window has ended."""
-        packed = self.keys.get(key)
+        packed = self.keys.get(key.encode())
         if packed is None:
             return None
         used_at, fingerprint = _KEY.unpack(packed)
@@ -218,7 +218,7 @@ class ShardState:
 
     def digesting(self) -> Slices[bytes]:
         """The same in slices. The state must not change meanwhile."""
-        total = hash_entry(b"head", "", _encode(self.settings()))
+        total = hash_entry(b"head", b"", _encode(self.settings()))
         for number, summand in enumerate(self._summands(), 1):
             total += summand
             if number % limits.AUDIT_SLICE_ENTRIES == 0:
@@ -228,7 +228,7 @@ class ShardState:
     def _summands(self) -> Iterator[int]:
         """Of the digest, entry by entry."""
         if (dedications := self.dedications.pack()) is not None:
-            yield hash_entry(b"dedications", "", dedications)
+            yield hash_entry(b"dedications", b"", dedications)
         for name, packed in self.reservations.items():
             if not self.is_forgotten(packed, self.now):
                 yield hash_entry(b"reservation", name, packed)
@@ -236,7 +236,7 @@ class ShardState:
             if not self.is_key_forgotten(packed, self.now):
                 yield hash_entry(b"key", name, packed)
         for stock in self.skus.values():
-            yield hash_entry(b"sku", "", pack_sku(stock))
+            yield hash_entry(b"sku", b"", pack_sku(stock))
 
     def settings(self) -> Settings:
         """What of the state is neither SKU nor reservation nor key."""
@@ -289,7 +289,7 @@ class ShardState:
         for pool, units in pools:
             stock.set_pool(pool, units)
 
-    def put_reservation(self, name: str, packed: bytes) -> None:
+    def put_reservation(self, name: bytes, packed: bytes) -> None:
         found = holds.unpack(packed)
         self.counts[found.state] += 1
         self.reservations.put(name, packed)
@@ -298,7 +298,7 @@ class ShardState:
         elif found.finished_at:
             self.windows_end.add(self.window_end(found), name)
 
-    def put_key(self, name: str, packed: bytes) -> None:
+    def put_key(self, name: bytes, packed: bytes) -> None:
         self.keys.put(name, packed)
         self.keys_end.add(_KEY.unpack(packed)[0] + self.keys_window_us, name)
 
@@ -331,7 +331,7 @@ class ShardState:
 
     def reserved(self, event: Reserved) -> None:
         """`apply` of the event that matters most, open to be called without the detour."""
-        name, deadline, lines = event.reservation_id, event.expires_at, event.lines
+        name, deadline, lines = event.reservation_id.encode(), event.expires_at, event.lines
         for line in lines:
             stock = self.skus.get(line.sku)
             if stock is None or stock.copied != self.copying:
@@ -385,8 +385,9 @@ class ShardState:
     def _extended(self, event: Extended) -> None:
         found = self._held(event.reservation_id)
         found.expires_at = event.expires_at
-        self.reservations.put(event.reservation_id, holds.pack(found))
-        self.deadlines.add(event.expires_at, event.reservation_id)
+        name = event.reservation_id.encode()
+        self.reservations.put(name, holds.pack(found))
+        self.deadlines.add(event.expires_at, name)
 
     def _shipped(self, event: Shipped) -> None:
         found = self._known(event.reservation_id)
@@ -435,7 +436,7 @@ class ShardState:
             self._spread(line, units.location, units.quantity, "restocked")
             self._look(stock, location, place)
         self._bump([found.lines[units.line] for units in event.units], physical=True)
-        self.reservations.put(event.reservation_id, holds.pack(found))
+        self.reservations.put(event.reservation_id.encode(), holds.pack(found))
         self._use_key(event.key, event.fingerprint)
 
     def _lines_moved(self, event: LinesMoved) -> None:
@@ -459,17 +460,18 @@ class ShardState:
                 self._look(stock, name, place)
             holds.move(line, units)
         self._bump([found.lines[units.line] for units in event.units])
-        self.reservations.put(event.reservation_id, holds.pack(found))
+        self.reservations.put(event.reservation_id.encode(), holds.pack(found))
         self._use_key(event.key, event.fingerprint)
 
     def _buried(self, event: Buried) -> None:
         grave = Reservation(State.RELEASED, 0, self.now, b"", None, [])
-        old = self.reservations.get(event.reservation_id)
+        name = event.reservation_id.encode()
+        old = self.reservations.get(name)
         if old is not None:
             self.counts[holds.unpack(old).state] -= 1
         self.counts[State.RELEASED] += 1
-        self.reservations.put(event.reservation_id, holds.pack(grave))
-        self.windows_end.add(self.window_end(grave), event.reservation_id)
+        self.reservations.put(name, holds.pack(grave))
+        self.windows_end.add(self.window_end(grave), name)
 
     # --- stock ---
 
@@ -549,7 +551,7 @@ class ShardState:
     # --- parts of the above ---
 
     def _known(self, reservation_id: str) -> Reservation:
-        packed = self.reservations.get(reservation_id)
+        packed = self.reservations.get(reservation_id.encode())
         if packed is None:
             raise InvariantError(f"an event about {reservation_id}, which is not known")
         return holds.unpack(packed)
@@ -626,24 +628,27 @@ class ShardState:
 
     def _settle(self, reservation_id: str, found: Reservation) -> None:
         """Remember what became of a committed reservation, and whether that was all."""
+        name = reservation_id.encode()
         if not found.finished_at and holds.is_finished(found):
             found.finished_at = self.now
-            self.windows_end.add(self.window_end(found), reservation_id)
-        self.reservations.put(reservation_id, holds.pack(found))
+            self.windows_end.add(self.window_end(found), name)
+        self.reservations.put(name, holds.pack(found))
 
     def _turn(self, reservation_id: str, found: Reservation, state: State) -> None:
+        name = reservation_id.encode()
         self.counts[found.state] -= 1
         self.counts[state] += 1
         found.state = state
         if state is not State.COMMITTED:
             found.finished_at = self.now
-            self.windows_end.add(self.window_end(found), reservation_id)
-        self.reservations.put(reservation_id, holds.pack(found))
+            self.windows_end.add(self.window_end(found), name)
+        self.reservations.put(name, holds.pack(found))
 
     def _use_key(self, key: str | None, fingerprint: bytes) -> None:
         if key is not None:
-            self.keys.put(key, _KEY.pack(self.now, fingerprint))
-            self.keys_end.add(self.now + self.keys_window_us, key)
+            name = key.encode()
+            self.keys.put(name, _KEY.pack(self.now, fingerprint))
+            self.keys_end.add(self.now + self.keys_window_us, name)
 
     def _look(self, stock: SkuStock, location: str, place: LocationStock) -> None:
         """Note a location whose shortfall is not what was last made known."""
@@ -661,9 +666,9 @@ def pack_sku(stock: SkuStock) -> bytes:
     return _encode((stock.sku, stock.version, stock.physical_version, places, pools))
 
 
-def hash_entry(kind: bytes, name: str, packed: bytes) -> int:
+def hash_entry(kind: bytes, name: bytes, packed: bytes) -> int:
     """One summand of the digest."""
-    content = name.encode() + b"\0" + packed
+    content = name + b"\0" + packed
     return int.from_bytes(blake2b(content, digest_size=16, person=kind).digest())
 
 

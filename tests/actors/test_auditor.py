@@ -104,7 +104,7 @@ def flip(counter: str, by: int = 1) -> Change:
             ],
         ),
         (
-            lambda state: state.reservations.remove("r1"),
+            lambda state: state.reservations.remove(b"r1"),
             [
                 "sku at here: reserved 3, lines say 1",
                 "1 reservations are RESERVED, 2 counted",
@@ -112,7 +112,7 @@ def flip(counter: str, by: int = 1) -> Change:
             ],
         ),
         (
-            lambda state: state.reservations.put("r9", state.reservations.get("r1") or b""),
+            lambda state: state.reservations.put(b"r9", state.reservations.get(b"r1") or b""),
             [
                 "sku at here: reserved 3, lines say 5",
                 "3 reservations are RESERVED, 2 counted",
@@ -127,7 +127,7 @@ def flip(counter: str, by: int = 1) -> Change:
             lambda state: state.shortfalls.update({("sku", "there"): 2}),
             ["0 shortfalls, 1 listed"],
         ),
-        (lambda state: state.keys.remove("k1"), ["key k1: only in the journal"]),
+        (lambda state: state.keys.remove(b"k1"), ["key k1: only in the journal"]),
         (
             lambda state: state.channels["shop"].pools.append("few"),
             [
@@ -168,7 +168,7 @@ async def test_memory_that_cannot_be_read(trial: Trial) -> None:
     settings = ownership()._replace(audit_interval_us=60 * limits.SECOND_US)
     life = await trial.serve(settings=settings)
     await trade(life)
-    life.owner.shard.state.reservations.put("r1", b"no reservation")
+    life.owner.shard.state.reservations.put(b"r1", b"no reservation")
 
     for done, quick in enumerate((True, False), 1):
         with capture_logs() as logs:

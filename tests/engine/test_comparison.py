@@ -114,16 +114,16 @@ def apply(*events: Event) -> Change:
         (put("physical_version", 9), "apple: physical_version: 9 in memory, 1 by the journal"),
         (ring_fence("few", 2), "apple: pools: {'few': 2} in memory, {'few': 3} by the journal"),
         (
-            lambda state: state.reservations.remove("r1"),
+            lambda state: state.reservations.remove(b"r1"),
             "reservation r1: only in the journal",
         ),
         (apply(Buried("r3")), "reservation r3: only in memory"),
-        (lambda state: state.keys.remove("k1"), "key k1: only in the journal"),
+        (lambda state: state.keys.remove(b"k1"), "key k1: only in the journal"),
         (
-            lambda state: state.keys.put("k1", bytes(16)),
+            lambda state: state.keys.put(b"k1", bytes(16)),
             "key k1: another request in memory than in the journal",
         ),
-        (lambda state: state.keys.put("k2", bytes(16)), "key k2: only in memory"),
+        (lambda state: state.keys.put(b"k2", bytes(16)), "key k2: only in memory"),
         (lose("pear"), "pear: only in the journal"),
         (
             lambda state: state.channels.clear(),
@@ -191,7 +191,7 @@ def test_memory_and_the_movements() -> None:
         ),
         (flip("short"), ["apple at north: short of 0, known 1, listed 0"]),
         (
-            lambda state: state.reservations.remove("r1"),
+            lambda state: state.reservations.remove(b"r1"),
             ["apple at north: reserved 3, lines say 0", "0 reservations are RESERVED, 1 counted"],
         ),
         (

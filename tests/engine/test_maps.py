@@ -10,9 +10,9 @@ from engine.maps import BucketMap, TimeBuckets
 SECOND = limits.SECOND_US
 
 
-def taken(found: BucketMap[bytes]) -> list[tuple[str, bytes]]:
+def taken(found: BucketMap[bytes]) -> list[tuple[bytes, bytes]]:
     """What is left to take of the copy."""
-    entries: list[tuple[str, bytes]] = []
+    entries: list[tuple[bytes, bytes]] = []
     while (bucket := found.take_copy()) is not None:
         entries += bucket.items()
     return entries
@@ -21,10 +21,10 @@ def taken(found: BucketMap[bytes]) -> list[tuple[str, bytes]]:
 def test_a_map_is_a_map() -> None:
     """Put, get, replace, remove and count behave as those of a dict do."""
     numbers = random.Random(1)
-    expected: dict[str, int] = {}
+    expected: dict[bytes, int] = {}
     found: BucketMap[int] = BucketMap()
     for step in range(3_000):
-        key = f"key-{numbers.randrange(400)}"
+        key = b"key-%d" % numbers.randrange(400)
         if key in expected and numbers.random() < 0.4:
             del expected[key]
             found.remove(key)
@@ -40,9 +40,9 @@ def test_a_map_is_a_map() -> None:
 def test_what_is_not_there() -> None:
     """An unknown key has no value, and cannot be removed."""
     found: BucketMap[int] = BucketMap()
-    assert found.get("nobody") is None
+    assert found.get(b"nobody") is None
     with pytest.raises(KeyError):
-        found.remove("nobody")
+        found.remove(b"nobody")
     assert 0 == found.size
 
 
@@ -50,7 +50,7 @@ def test_entries_spread() -> None:
     """No bucket holds so much more than the others that its dict could stop the world."""
     found: BucketMap[int] = BucketMap()
     for number in range(40_000):
-        found.put(f"reservation-{number}", number)
+        found.put(b"reservation-%d" % number, number)
     found.begin_copy()
     sizes = []
     while (bucket := found.take_copy()) is not None:
@@ -65,13 +65,13 @@ def test_a_copy_is_of_one_moment(seed: int) -> None:
     numbers = random.Random(seed)
     found: BucketMap[bytes] = BucketMap()
     for number in range(500):
-        found.put(f"key-{number}", b"before")
+        found.put(b"key-%d" % number, b"before")
     expected = dict(found.items())
     found.begin_copy()
-    entries: list[tuple[str, bytes]] = []
+    entries: list[tuple[bytes, bytes]] = []
     while True:
         for _ in range(numbers.randrange(6)):
-            key = f"key-{numbers.randrange(700)}"
+            key = b"key-%d" % numbers.randrange(700)
             if found.get(key) is not None and numbers.random() < 0.5:
                 found.remove(key)
             else:
@@ -88,26 +88,26 @@ def test_a_new_copy_ends_an_unfinished_one() -> None:
     """After `begin_copy` what is taken is of the new moment only."""
     found: BucketMap[bytes] = BucketMap()
     for number in range(500):
-        found.put(f"key-{number}", b"first")
+        found.put(b"key-%d" % number, b"first")
     found.begin_copy()
     for number in range(100):
-        found.put(f"key-{number}", b"second")
+        found.put(b"key-%d" % number, b"second")
         found.take_copy()
     found.begin_copy()
     for number in range(500):
-        found.put(f"key-{number}", b"third")
-    expected = {f"key-{n}": b"second" if n < 100 else b"first" for n in range(500)}
+        found.put(b"key-%d" % number, b"third")
+    expected = {b"key-%d" % n: b"second" if n < 100 else b"first" for n in range(500)}
     assert expected == dict(taken(found))
 
 
 def test_nothing_is_copied_unless_asked_for() -> None:
     """Without a copy under way there is nothing to take, before and after one."""
     found: BucketMap[bytes] = BucketMap()
-    found.put("key", b"value")
+    found.put(b"key", b"value")
     assert found.take_copy() is None
     found.begin_copy()
     taken(found)
-    found.put("key", b"other")
+    found.put(b"key", b"other")
     assert found.take_copy() is None
 
 
@@ -115,7 +115,7 @@ def test_an_empty_map_has_a_copy() -> None:
     """A copy of nothing has no entries, also when the map is filled meanwhile."""
     found: BucketMap[bytes] = BucketMap()
     found.begin_copy()
-    found.put("key", b"value")
+    found.put(b"key", b"value")
     assert [] == taken(found)
 
 
@@ -124,10 +124,10 @@ def test_names_come_when_they_are_due(seed: int) -> None:
     """Every name is taken once, none before its second, the earlier seconds first, none late."""
     numbers = random.Random(seed)
     found = TimeBuckets()
-    waiting: dict[str, int] = {}
+    waiting: dict[bytes, int] = {}
     now = 0
     for step in range(600):
-        name, due = f"name-{step}", now + numbers.randrange(-2 * SECOND, 20 * SECOND)
+        name, due = b"name-%d" % step, now + numbers.randrange(-2 * SECOND, 20 * SECOND)
         waiting[name] = max(0, due) // SECOND
         found.add(max(0, due), name)
         now += numbers.randrange(SECOND // 10)
@@ -145,9 +145,9 @@ def test_names_come_when_they_are_due(seed: int) -> None:
 def test_a_name_may_be_put_back() -> None:
     """Who takes a name too early adds it again, even to the very second it came from."""
     found = TimeBuckets()
-    found.add(5 * SECOND + 7, "name")
-    assert ["name"] == found.take(5 * SECOND, 10)
-    found.add(5 * SECOND + 7, "name")
+    found.add(5 * SECOND + 7, b"name")
+    assert [b"name"] == found.take(5 * SECOND, 10)
+    found.add(5 * SECOND + 7, b"name")
     assert found.due(5 * SECOND)
-    assert ["name"] == found.take(5 * SECOND + 7, 10)
+    assert [b"name"] == found.take(5 * SECOND + 7, 10)
     assert [] == found.take(5 * SECOND + 7, 10)

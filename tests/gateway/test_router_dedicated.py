@@ -111,7 +111,8 @@ async def test_order_when_it_is_learnt(router: Router, host: Host) -> None:
     assert {Status.OK} == {each.status for each in answers}
     hot = [f"cart-{n}" for n in range(60) if n % 5]
     assert hot == sorted(hot, key=last.__getitem__)
-    assert set(hot) == {name for name, _ in host.store.shards[LIVES].state.reservations.items()}
+    held = host.store.shards[LIVES].state.reservations.items()
+    assert set(hot) == {name.decode() for name, _ in held}
 
 
 async def test_new_ones_do_not_overtake(router: Router, host: Host) -> None:

@@ -156,7 +156,7 @@ async def test_a_journal_of_two_formats(trial: Trial) -> None:
 
         assert [*[1] * 6, *[2] * 7] == written_by(trial)
         keys = replayed(trial.store.records(), 0, 1).state.keys
-        assert ["key-1", "key-2"] == sorted(key for key, _ in keys.items())
+        assert [b"key-1", b"key-2"] == sorted(key for key, _ in keys.items())
 
 
 @timeless

@@ -460,7 +460,7 @@ def _() -> list[Place]:
                 place.allocated -= units.quantity
             holds.move(line, units)
         self._bump([found.lines[units.line] for units in event.units])
-        self.reservations.put(event.reservation_id, holds.pack(found))
+        self.reservations.put(event.reservation_id.encode(), holds.pack(found))
         self._use_key(event.key, event.fingerprint)
 
     return [(state.ShardState, "_lines_moved", move)]
@@ -665,7 +665,7 @@ def _() -> list[Place]:
             if packed is None or not holds.is_reserved(packed):
                 continue
             if state.deadline(holds.unpack(packed)) <= state.now:
-                self._batch.do(Expired(name))
+                self._batch.do(Expired(name.decode()))
             else:
                 self._await_deadline(name)
 
