@@ -105,6 +105,7 @@ _WRITES: Final[frozenset[type[Command]]] = _NEW_WORK | {
 }
 """What is refused while there is hardly any left: all that callers can have journaled."""
 _NOTHING: Final[frozenset[type[Command]]] = frozenset()
+_RESERVES: Final[set[type[Command]]] = {Reserve}
 _BY_SHARD: Final = (
     SetChannel,
     GetChannel,
@@ -400,11 +401,26 @@ class Host:
             pending = Single(request.request_id, deadline, reply)
         else:
             pending = Pending(request.request_id, len(commands), deadline, reply)
+        owner: Owner | None
         if len(commands) == 1:
             owner = self._owner_of(commands[0], pending, 0, request.shard)
-            if owner is not None:
-                self._queue(owner, Portion(pending, 0, commands))
-            return
+        else:
+            owner = self._owner_of_all(commands, request.shard)
+            if owner is None:
+                self._submit_each(request, pending)
+        if owner is not None:
+            self._queue(owner, Portion(pending, 0, commands))
+
+    def _owner_of_all(self, commands: list[Command], shard: int) -> Owner | None:
+        """Who decides all of them, if that is certain at a glance: they reserve in that shard."""
+        owner = self._owners.get(shard)
+        if owner is None or owner.phase in CLOSED or self._is_short:
+            return None
+        return owner if {*map(type, commands)} == _RESERVES else None
+
+    def _submit_each(self, request: Request, pending: Pending | Single) -> None:
+        """Put each command to its shard; those that follow each other to one go together."""
+        commands = request.commands
         run: list[Command] = []
         last: Owner | None = None
         for index, command in enumerate(commands):
@@ -419,12 +435,12 @@ class Host:
             self._queue(last, Portion(pending, len(commands) - len(run), run))
 
     def _owner_of(
-        self, command: Command, pending: Pending | Single, index: int, dedicated: int
+        self, command: Command, pending: Pending | Single, index: int, hint: int
     ) -> Owner | None:
-        """Who decides the command; None if it is answered, or taken care of otherwise. `dedicated`:
-        the shard that it is for if it names a SKU, as its sender has heard; else UNKNOWN_HOME."""
-        if dedicated >= self._shards and type(command) in ABOUT_SKU:
-            shard = dedicated
+        """Who decides the command; None if it is answered, or taken care of otherwise. `hint`: the
+        shard that it is for if it names a SKU, as its sender has it; else UNKNOWN_HOME."""
+        if hint != UNKNOWN_HOME and type(command) in ABOUT_SKU:
+            shard = hint
         elif type(command) is Reserve:
             lines = command.lines
             if len(lines) == 1:

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
-from bench.scenarios import Parcel, Scenario
+from bench.scenarios import ANY, Parcel, Scenario
 from engine import limits
 
 ID_CHARS: Final = 36
@@ -76,17 +76,19 @@ class BinaryDialect:
 
     def template(self, parcel: Parcel) -> bytes:
         ttl = self._scenario.brief_seconds if parcel.brief else self._scenario.hold_seconds
+        shard = b"" if parcel.shard == ANY else b"\xc0\xcd" + parcel.shard.to_bytes(2)
         tail = b"\x01\xc0\xce" + ttl.to_bytes(4)
         commands = [
             (b"\x95\x01" + self._id, b"\x91\x92" + self._names[sku] + tail) for sku in parcel.skus
         ]
         size = sum(len(before) + DIGITS + len(after) for before, after in commands)
-        start, end = _head(len(commands), size)
+        start, end = _head(len(commands), size, shard)
         return (
             _literal(start)
             + b"%b"
             + _literal(end)
             + b"".join(_literal(before) + b"%012d" + _literal(after) for before, after in commands)
+            + _literal(shard)
         )
 
     def reserve(self, template: bytes, request_id: int, first: int, count: int) -> bytes:
@@ -106,11 +108,13 @@ class BinaryDialect:
         return start + request_id.to_bytes(4) + end + commands
 
 
-def _head(count: int, commands_bytes: int) -> tuple[bytes, bytes]:
-    """What stands before and after the request id in a frame of `count` commands."""
+def _head(count: int, commands_bytes: int, shard: bytes = b"") -> tuple[bytes, bytes]:
+    """What stands before and after the request id in a frame of `count` commands, which ends with
+    which shard it is for, if that is known."""
+    fields = b"\x95\xce" if shard else b"\x93\xce"
     end = b"\xcd" + limits.DEADLINE_MS_DEFAULT.to_bytes(2) + b"\xdc" + count.to_bytes(2)
-    length = len(b"\x93\xce") + REQUEST_ID_BYTES + len(end) + commands_bytes
-    return length.to_bytes(4) + b"\x93\xce", end
+    length = len(fields) + REQUEST_ID_BYTES + len(end) + commands_bytes + len(shard)
+    return length.to_bytes(4) + fields, end
 
 
 class HttpDialect:

@@ -1194,8 +1194,8 @@ class Request(Message):
     traces: Annotated[list[Trace], Meta(max_length=limits.COMMANDS_PER_FRAME_MAX)] | None = None
     """Of those commands that are traced; None = of none."""
     shard: Home = UNKNOWN_HOME
-    """The dedicated shard that those of the commands are for that name a SKU; a gateway finds that
-    out by itself."""
+    """Which shard those of the commands are for that name a SKU, if the sender has worked it out: a
+    host takes them there without looking at each. A gateway finds that out by itself."""
 
 
 class Head(Message):

@@ -58,8 +58,8 @@ class _TracedRequest(Message):
     traces: list[Trace]
 
 
-class _DedicatedRequest(Message):
-    """The same, for a dedicated shard."""
+class _RoutedRequest(Message):
+    """The same, and which shard it is for."""
 
     request_id: int
     deadline_ms: int
@@ -106,15 +106,15 @@ class Link:
         deadline_ms: int,
         done: Done,
         traces: list[Trace] | None = None,
-        dedicated: int = UNKNOWN_HOME,
+        shard: int = UNKNOWN_HOME,
     ) -> int:
-        """Send one frame; its request id. Only while the link is up. `dedicated`: the shard that it
-        is for, if that is a dedicated one."""
+        """Send one frame; its request id. Only while the link is up. `shard`: which it is for,
+        if that is certain."""
         assert self._connection is not None
         self._request_id = request_id = self._request_id + 1
         request: Message
-        if dedicated != UNKNOWN_HOME:
-            request = _DedicatedRequest(request_id, deadline_ms, commands, traces, dedicated)
+        if shard != UNKNOWN_HOME:
+            request = _RoutedRequest(request_id, deadline_ms, commands, traces, shard)
         elif traces is not None:
             request = _TracedRequest(request_id, deadline_ms, commands, traces)
         else:

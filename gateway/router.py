@@ -416,8 +416,7 @@ class Router:
             encoded = [ticket.encoded for ticket in flight.tickets]
             traces = self._traces_of(flight) if self._traces else None
             landed = partial(self._landed, lane, flight)
-            dedicated = lane.shard if lane.shard >= self.shards else UNKNOWN_HOME
-            link.send(encoded, deadline_ms, landed, traces, dedicated)
+            link.send(encoded, deadline_ms, landed, traces, max(lane.shard, UNKNOWN_HOME))
 
     def _sweep(self) -> None:
         """Look after deadlines, pauses and former owners."""

@@ -111,8 +111,8 @@ class Tenure:
         assert 1 == len(answered)
         return answered[0].answers
 
-    async def statuses(self, *commands: Command) -> list[Status]:
-        return [answer.status for answer in await self.ask(*commands)]
+    async def statuses(self, *commands: Command, dedicated: int = UNKNOWN_HOME) -> list[Status]:
+        return [answer.status for answer in await self.ask(*commands, dedicated=dedicated)]
 
     def owner(self, shard: int) -> Owner:
         [found] = [each for each in self.host.owners if each.number == shard]

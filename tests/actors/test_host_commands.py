@@ -61,6 +61,20 @@ async def test_each_command_goes_to_its_shard(trial: Trial) -> None:
         assert 2 == len(answered[0].heads)
 
 
+@timeless
+async def test_a_frame_may_say_its_shard(trial: Trial) -> None:
+    """Then nobody looks at its SKUs any more, but a wrong shard knows better."""
+    async with tenure(trial, 0, 1) as host:
+        await host.ask(receive(5, SKUS[0]), receive(6, SKUS[1]))
+        there: list[Command] = [Reserve(f"a{n}", [LineRequest(SKUS[0], 1)]) for n in range(3)]
+        assert [Status.OK] * 3 == await host.statuses(*there, dedicated=0)
+        wrong: list[Command] = [Reserve(f"b{n}", [LineRequest(SKUS[1], 1)]) for n in range(2)]
+        assert [Status.LINES_SPAN_SHARDS] * 2 == await host.statuses(*wrong, dedicated=0)
+        mixed = [GetReservation("a1"), wrong[0], Commit("a2", 0)]
+        assert [Status.OK, Status.OK, Status.OK] == await host.statuses(*mixed, dedicated=1)
+        assert [Status.MOVED] * 2 == await host.statuses(*wrong, dedicated=7)
+
+
 @pytest.mark.parametrize(
     ("limit", "value", "batches"),
     [

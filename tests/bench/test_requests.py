@@ -7,7 +7,7 @@ import httptools
 import pytest
 
 from bench.requests import ID_CHARS, Act, BinaryDialect, HttpDialect, reservation_id
-from bench.scenarios import SCENARIOS, Parcel
+from bench.scenarios import ANY, SCENARIOS, Parcel
 from engine import limits
 from engine.messages import Commit, LineRequest, Release, Request, Reserve
 from engine.wire import FrameReader, decode_request
@@ -26,13 +26,14 @@ def decode(frame: bytes) -> Request:
     return decode_request(payload)
 
 
+@pytest.mark.parametrize("shard", [ANY, 0, 7, 4_095])
 @pytest.mark.parametrize("count", [1, 2, 64, 1_000])
-def test_a_binary_reserve_is_what_the_engine_reads(count: int) -> None:
+def test_a_binary_reserve_is_what_the_engine_reads(count: int, shard: int) -> None:
     """Every field arrives, whatever bytes lengths, ids and numbers happen to be made of."""
     dialect = binary()
     random = Random(count)
     skus = tuple(random.choices(range(2), k=count))
-    template = dialect.template(Parcel(0, skus, False))
+    template = dialect.template(Parcel(shard, skus, False))
 
     for request_id, first in ((1, 0), (0x25252525, 37), (2**32 - 1, 999_999_000)):
         request = decode(dialect.reserve(template, request_id, first, count))
@@ -48,6 +49,7 @@ def test_a_binary_reserve_is_what_the_engine_reads(count: int) -> None:
             for number, sku in enumerate(skus)
         ]
         assert expected == request.commands
+        assert shard == request.shard, "ANY is spelt as an unknown home is"
 
 
 def test_a_brief_reserve_has_a_short_time() -> None:

@@ -67,7 +67,7 @@ class Till:
         """What came of a frame that was sent once. None: cut off, or no answer. Must be `up`.
         `dedicated`: the shard that it is for, if that is a dedicated one and this a host."""
         done: asyncio.Future[Response | None] = asyncio.get_running_loop().create_future()
-        request_id = self._link.send(commands, deadline_ms, done.set_result, dedicated=dedicated)
+        request_id = self._link.send(commands, deadline_ms, done.set_result, shard=dedicated)
         try:
             async with asyncio.timeout(deadline_ms / 1_000 + PATIENCE_SECONDS):
                 return await done
