@@ -27,7 +27,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from actors.journal import BusyError, Entry, Journal, LostError, MissingError, RefusedError
+from actors.journal import (
+    BusyError,
+    Entry,
+    Journal,
+    JournalError,
+    LostError,
+    MissingError,
+    RefusedError,
+)
 from actors.marks import Mark
 from engine import limits
 from engine.codec import Position, checksum_of, encode_record
@@ -87,16 +95,28 @@ class Appender:
 
         Raises FencedError or RegressedError, after which this object is of no more use.
         """
+        return await self.carry_on(self.entry(stamp, events), stamp)
+
+    def entry(self, stamp: int, events: Sequence[Event] | Sequence[bytes]) -> Entry:
+        """The next record: of one batch."""
         position = self.next
-        record, checksum = encode_record(
-            self._shard, position, stamp, self.checksum, self.pointer, events
-        )
-        entry = Entry(position, record)
-        read_back = await self._place(entry)
-        self._acknowledged(entry, checksum)
+        record, _ = encode_record(self._shard, position, stamp, self.checksum, self.pointer, events)
+        return Entry(position, record)
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether the server process is the one that acknowledged our last record: the next may be
+        sent to it without a look."""
+        return self._journal.run_id == self._run_id
+
+    async def carry_on(self, entry: Entry, stamp: int, failed: JournalError | None = None) -> int:
+        """Journal what `entry` gave, which was sent once already if that has `failed`. Returns and
+        raises as `append` does."""
+        read_back = await self._place(entry, failed)
+        self.acknowledged(entry)
         if read_back:
             await self.append(stamp, [Passed()])
-        return len(record)
+        return len(entry.record)
 
     async def look(self) -> None:
         """See that the stream ends with our last records. Raises as `append` does.
@@ -135,13 +155,16 @@ class Appender:
             if self._journal.run_id == self._run_id:
                 return
 
-    async def _place(self, entry: Entry) -> bool:
+    async def _place(self, entry: Entry, failed: JournalError | None) -> bool:
         """Get `entry` into the stream. Whether a new server process only gave it back to us."""
         delay = _BACKOFF_FIRST
         while True:
-            if self._journal.run_id != self._run_id and await self._look(entry):
+            if failed is None and self._journal.run_id != self._run_id and await self._look(entry):
                 return True
             try:
+                failure, failed = failed, None
+                if failure is not None:
+                    raise failure
                 await self._journal.append(self._shard, entry.position, entry.record)
             except BusyError:
                 self.retried += 1
@@ -257,8 +280,9 @@ class Appender:
             self.resent += 1
         return True
 
-    def _acknowledged(self, entry: Entry, checksum: int) -> None:
-        self.position, self.checksum = entry.position, checksum
+    def acknowledged(self, entry: Entry) -> None:
+        """What `entry` gave stands in the journal."""
+        self.position, self.checksum = entry.position, checksum_of(entry.record)
         self._ring.append(entry)
         self._ring_bytes += len(entry.record)
         while self._ring_bytes > limits.RING_BYTES_MAX and len(self._ring) > 1:

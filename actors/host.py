@@ -30,11 +30,13 @@ from actors.inbox import Portion
 from actors.journal import BusyError, Journal, JournalError, LostError, Memory
 from actors.map_board import MapBoard
 from actors.marks import CorruptMarkError, Marks
-from actors.owner import CLOSED, ENDED, Owner, Phase
+from actors.owner import Owner
 from actors.ownership import Ownership
 from actors.pace import SharedPace
 from actors.pending import NOT_DONE, Gathered, Pending, Single
+from actors.phase import CLOSED, ENDED, Phase
 from actors.recovery import Recovery
+from actors.rounds import Rounds
 from actors.snapshotter import Snapshotter
 from actors.spans import traced
 from actors.statistics import measure
@@ -147,6 +149,8 @@ class Server:
         """Commands that it is too full for."""
         self.tally = Tally()
         """Of the owners of its shards."""
+        self.rounds = Rounds()
+        """In which their batches leave."""
 
 
 class HostStatus(NamedTuple):
@@ -288,6 +292,7 @@ class Host:
             self.archiver,
             self.turns,
             self.historian,
+            self._server_of(shard).rounds,
         )
         self._owners[shard] = owner
         self._run(self._look_after(owner, floors))
@@ -544,6 +549,8 @@ class Host:
 
     def _tick(self) -> None:
         now = self._loop.time()
+        for server in self.servers:
+            server.rounds.tick(now)
         for owner in self._owners.values():
             owner.tick(now)
         self._ticker = self._loop.call_later(limits.TICK_SECONDS, self._tick)

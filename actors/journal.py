@@ -31,6 +31,7 @@ why a record which has its id must not change any more: whichever copy comes fir
 import asyncio
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from random import random
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -101,6 +102,9 @@ class Entry(NamedTuple):
     record: bytes
 
 
+Done = Callable[[JournalError | None], None]
+
+
 class Journal(Protocol):
     """What an owner needs of a journal. All of it may raise BusyError and LostError.
 
@@ -119,6 +123,9 @@ class Journal(Protocol):
 
         Raises RefusedError and MissingError, see above.
         """
+
+    def send(self, shard: int, entry: Entry, done: Done) -> None:
+        """Append without waiting: `done` is called once, later, with None or why it failed."""
 
     async def read(
         self, shard: int, after: Position, count: int, *, newest: bool = False
@@ -273,6 +280,26 @@ class RedisJournal:
         if await self._ask(command, moves=False) is None:
             raise MissingError(f"the journal of shard {shard} is gone: {journal_key(shard)}")
 
+    def send(self, shard: int, entry: Entry, done: Done) -> None:
+        """See Journal."""
+        check_append(shard, *entry)
+        connection = self._connection
+        if connection is None or _is_busy(connection):
+            error = BusyError(f"{self._target}: {self.trouble or 'too much is in flight'}")
+            asyncio.get_running_loop().call_soon(done, error)
+            return
+        command = _append_command(self._key(shard), *entry, create=False)
+        connection.put(command, partial(self._appended, connection, shard, done))
+
+    def _appended(self, connection: Connection, shard: int, done: Done, reply: Any) -> None:
+        """What came of `send`."""
+        if type(reply) is bytes:
+            done(None)
+        elif reply is None:
+            done(MissingError(f"the journal of shard {shard} is gone: {journal_key(shard)}"))
+        else:
+            done(self._error_of(connection, reply))
+
     async def read(
         self, shard: int, after: Position, count: int, *, newest: bool = False
     ) -> list[Entry]:
@@ -344,20 +371,25 @@ class RedisJournal:
         connection = self._connection
         if connection is None:
             connection = await self._connected(self.run_id, moves)
-        if (
-            connection.in_flight >= limits.JOURNAL_IN_FLIGHT_MAX
-            or connection.bytes_in_flight >= limits.JOURNAL_IN_FLIGHT_BYTES_MAX
-        ):
+        if _is_busy(connection):
             raise BusyError(f"{connection.in_flight} operations are in flight already")
         try:
             reply = await connection.send(command)
         except ConnectionLostError as error:
-            raise LostError(f"{self._target}: {error}") from error
+            raise self._error_of(connection, error) from error
         if isinstance(reply, ReplyError):
-            if str(reply).startswith("READONLY"):
-                connection.drop("the server has become a replica")
-            raise _judge(reply)
+            raise self._error_of(connection, reply)
         return reply
+
+    def _error_of(
+        self, connection: Connection, failure: ReplyError | ConnectionLostError
+    ) -> JournalError:
+        """What a failure amounts to."""
+        if isinstance(failure, ConnectionLostError):
+            return LostError(f"{self._target}: {failure}")
+        if str(failure).startswith("READONLY"):
+            connection.drop("the server has become a replica")
+        return _judge(failure)
 
     async def _connected(self, run_id: str, moves: bool) -> Connection:
         """The connection, once there is one. Raises BusyError if there is none in time."""
@@ -482,6 +514,14 @@ _APPEND: Final = (
     b"*6\r\n$4\r\nXADD\r\n$%d\r\n%b\r\n$10\r\nNOMKSTREAM\r\n$%d\r\n%b\r\n$1\r\nr\r\n$%d\r\n%b\r\n"
 )
 """The one command of the hot path, packed four times as fast as by `pack`."""
+
+
+def _is_busy(connection: Connection) -> bool:
+    """Whether so much is in flight that nothing more may be."""
+    return (
+        connection.in_flight >= limits.JOURNAL_IN_FLIGHT_MAX
+        or connection.bytes_in_flight >= limits.JOURNAL_IN_FLIGHT_BYTES_MAX
+    )
 
 
 def _append_command(key: bytes, position: Position, record: bytes, create: bool) -> bytes:

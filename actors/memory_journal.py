@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 
 from actors.journal import (
     BusyError,
+    Done,
     Entry,
     FullError,
     JournalError,
@@ -143,6 +144,7 @@ class MemoryJournal:
         """Operations that wait for `thaw`."""
         self.trouble: JournalError | None = None
         self.address = "memory"
+        self._sending: dict[asyncio.Task[None], None] = {}
 
     @property
     def run_id(self) -> str:
@@ -170,6 +172,20 @@ class MemoryJournal:
         if self.lose_replies:
             self.lose_replies -= 1
             raise LostError("the reply was lost")
+
+    def send(self, shard: int, entry: Entry, done: Done) -> None:
+        """See Journal."""
+        task = asyncio.get_running_loop().create_task(self._send(shard, entry, done))
+        self._sending[task] = None
+        task.add_done_callback(self._sending.pop)
+
+    async def _send(self, shard: int, entry: Entry, done: Done) -> None:
+        try:
+            await self.append(shard, *entry)
+        except JournalError as error:
+            done(error)
+        else:
+            done(None)
 
     async def read(
         self, shard: int, after: Position, count: int, *, newest: bool = False

@@ -4,7 +4,10 @@
         └─────────────┴────────────┴──► fenced | failed | broken
 
 Batches form by themselves. While one append is in flight, commands gather; when it is acknowledged
-its answers leave and what has gathered is the next batch. Commands are decided and applied before
+its answers leave and what has gathered is the next batch. As a rule a batch leaves in a round, with
+those of the host's other shards, and no coroutine is woken for it (`actors.rounds`); what goes
+wrong on that way, and whatever needs more than an append, `_serve` sees to, which sleeps meanwhile.
+ Commands are decided and applied before
 their batch is appended and answered after it is acknowledged, so an answer never tells of what is
 not durable. A batch without events needs no append, but a proof that the shard is still ours.
 
@@ -15,9 +18,7 @@ same: the journal is the truth, and the host recovers the shard from there.
 
 import asyncio
 import logging
-from bisect import bisect_left
 from collections.abc import Callable
-from enum import Enum
 from functools import partial
 from time import monotonic
 from typing import Final
@@ -34,18 +35,20 @@ from actors.inbox import Inbox, Portion, Waiter
 from actors.journal import Journal, JournalError
 from actors.log import Sparing
 from actors.marks import CorruptMarkError, Marks
+from actors.open_batch import OpenBatch
 from actors.ownership import Ownership
 from actors.past import Moment
 from actors.pending import NOT_DONE, OUTCOME_UNKNOWN
+from actors.phase import ENDED, Phase
 from actors.recovery import UNTRUSTED, ClaimLostError, Recovery
 from actors.replay import Recovered
+from actors.rounds import Rounds
 from actors.snapshotter import Snapshotter
 from actors.tally import Tally
 from engine import limits
 from engine.codec import START, Position, encode_event
 from engine.messages import (
     Answer,
-    AnyAnswer,
     Audit,
     Command,
     Detail,
@@ -63,26 +66,11 @@ _log = structlog.get_logger(__name__)
 _sparing: Final = Sparing(_log, limits.LOG_LINES_PER_SECOND)
 
 
-class Phase(Enum):
-    CLAIMING = "claiming"
-    RECOVERING = "recovering"
-    SERVING = "serving"
-    LEAVING = "leaving"
-    FENCED = "fenced"
-    FAILED = "failed"
-    """The journal does not prove itself: the shard refuses to serve."""
-    BROKEN = "broken"
-    """A bug, or the claim was lost again: the shard may be recovered anew."""
-    RELEASED = "released"
-
-
 _UNTRUSTED: Final = (*UNTRUSTED, CorruptMarkError, JournalError)
+_UNSENT: Final = JournalError("nothing was sent: there is nothing to be journaled")
 _FAULTY: Final = Answer(
     Status.INVALID, Detail("the engine failed on this command, and did not do it; please report it")
 )
-ENDED: Final = frozenset((Phase.FENCED, Phase.FAILED, Phase.BROKEN, Phase.RELEASED))
-CLOSED: Final = ENDED | {Phase.LEAVING}
-"""Phases in which no command is taken."""
 
 
 class Owner:
@@ -102,11 +90,12 @@ class Owner:
         archiver: Archiver | None = None,
         turns: Turns | None = None,
         historian: Historian | None = None,
+        rounds: Rounds | None = None,
     ) -> None:
         """`clock_from` makes a clock that never goes back behind a stamp; `nonce` is random;
         `recovery` may have read the journal already; `archiver` gets what is trimmed; `turns` are
-        shared by the owners of one host, and so is the `historian`, who answers what is asked
-        about the past."""
+        shared by the owners of one host, and so are the `historian`, who answers what is asked
+        about the past, and the `rounds` of one server."""
         self.number = number
         self.phase = Phase.CLAIMING
         self.reason = ""
@@ -127,12 +116,7 @@ class Owner:
         self.taken = 0
         """Commands that were decided, so far."""
         self._ticked_at = 0.0
-        self._expired: list[str] = []
-        """Whose deadline the open batch found passed, if anybody wants to know."""
         self._tells_expiry = logging.getLogger(__name__).isEnabledFor(logging.DEBUG)
-        self._is_decided = True
-        self._answers: list[AnyAnswer] = []
-        """Of the open batch, so far."""
         self._journal = journal
         self._marks = marks
         self._clock_from = clock_from
@@ -151,6 +135,16 @@ class Owner:
         """When, in the loop's time, the end of the journal was last seen."""
         self._meetings: list[asyncio.Future[Moment]] = []
         """Who waits for the end of a batch."""
+        self._batch = OpenBatch([])
+        """The open one, or the last."""
+        self._batch.is_decided = True
+        self._rounds = rounds or Rounds()
+        self._round: int | None = None
+        """The one that we take part in; 0 = the next."""
+        self._stranded: JournalError | None = None
+        """Why the open batch did not come home from its round."""
+        self._failure: Exception | None = None
+        """The bug that the open batch has met in its round."""
         self._loop = asyncio.get_running_loop()
 
     # --- what the host calls ---
@@ -172,8 +166,17 @@ class Owner:
     def put(self, portion: Portion) -> None:
         """Queue commands; they are answered through their waiter."""
         self.inbox.put(portion)
+        if self._round is None:
+            self._hurry()
+
+    def _hurry(self) -> None:
+        """Something waits, and no round is on its way."""
         wake = self._wake
-        if wake is not None and not wake.done():
+        if wake is None or wake.done():
+            return
+        if self._stranded is None and self._failure is None and self._may_join():
+            self._join()
+        else:
             wake.set_result(None)
 
     def _audit(self, waiter: Waiter, index: int, quick: bool) -> None:
@@ -369,24 +372,114 @@ class Owner:
             )
 
     async def _serve(self) -> None:
-        shard, clock = self.shard, self._clock
+        """See to what rounds leave: chores, proofs, and batches that did not come home."""
         assert self.snapshotter is not None
         while True:
-            if not self.inbox and self._stopping:
+            if self._failure is not None:
+                raise self._failure
+            if self._round is not None:
+                await self._sleep()
+            elif self._stranded is not None:
+                await self._bring_home()
+            elif not self.inbox and self._stopping:
                 break  # chores are the next owner's
-            if not self.inbox and not self._has_chores():
-                self._wake = self._loop.create_future()
-                await self._wake
-                self._wake = None
-                continue
-            self._prove_now = False
-            if self._loop.time() - self._seen_at > limits.PROVE_SECONDS:
-                await self._look()
-            meetings, self._meetings = self._meetings, []
-            shard.begin(clock.now())
-            await self._batch(self._execute())
-            self.snapshotter.after_batch()
-            self._hold(meetings)
+            elif self.inbox and self._may_join():
+                self._join()
+            elif self.inbox or self._has_chores():
+                await self._alone()
+            else:
+                await self._sleep()
+
+    async def _sleep(self) -> None:
+        self._wake = self._loop.create_future()
+        await self._wake
+        self._wake = None
+
+    async def _alone(self) -> None:
+        """A batch outside of any round."""
+        if self._loop.time() - self._seen_at > limits.PROVE_SECONDS:
+            await self._look()
+        self._open()
+        await self._bring_home()
+
+    async def _bring_home(self) -> None:
+        """Journal the open batch, or prove that the shard is ours, and answer."""
+        appender, failed = self.appender, self._stranded
+        assert appender is not None
+        self._stranded = None
+        if not self._batch.encoded:
+            await appender.prove()
+            self._tally.barriers += 1
+            self._close(appender.position)
+            return
+        first = appender.next  # a pass may follow in the same append
+        stamp, before = self.shard.state.now, monotonic()  # uvloop's own time is in milliseconds
+        entry = self._batch.entry or appender.entry(stamp, self._batch.encoded)
+        self._note(await appender.carry_on(entry, stamp, failed), monotonic() - before)
+        self._close(first)
+
+    # --- rounds ---
+
+    def _may_join(self) -> bool:
+        """Whether the next batch needs nothing but an append."""
+        assert self.appender is not None
+        overdue = self._loop.time() - self._seen_at > limits.PROVE_SECONDS
+        return self.appender.is_sure and not overdue
+
+    def _join(self) -> None:
+        self._round = 0
+        self._rounds.join(self)
+
+    def open_batch(self, number: int) -> None:
+        """See Member."""
+        self._round = number
+        try:
+            self._send_batch()
+        except Exception as error:  # a bug in the rules: whoever runs this owner sees to it
+            self._failure = error
+            self._come_home()
+
+    def _send_batch(self) -> None:
+        appender = self.appender
+        assert appender is not None
+        if self.phase in ENDED or not self._may_join():
+            self._come_home()
+            return
+        self._open()
+        if not self._batch.encoded:
+            self._stranded = _UNSENT
+            self._come_home()
+            return
+        self._batch.entry = appender.entry(self.shard.state.now, self._batch.encoded)
+        self._batch.sent_at = monotonic()
+        self._journal.send(self.number, self._batch.entry, self._landed)
+
+    def _landed(self, failed: JournalError | None) -> None:
+        """What came of a batch that was sent in a round."""
+        appender, entry = self.appender, self._batch.entry
+        assert appender is not None
+        assert entry is not None
+        if self.phase in ENDED:
+            self._come_home()
+        elif failed is not None:
+            self._stranded = failed
+            self._come_home()
+        else:
+            appender.acknowledged(entry)
+            self._note(len(entry.record), monotonic() - self._batch.sent_at)
+            self._close(entry.position)
+            self._come_home()
+
+    def _come_home(self) -> None:
+        """The round goes on without us; we may take part in the next one at once."""
+        number, self._round = self._round, None
+        assert number is not None
+        trouble = self._failure or self._stranded
+        if not trouble and self.phase is Phase.SERVING and self.inbox and self._may_join():
+            self._join()
+        else:
+            self.poke()
+        self._rounds.leave(number)
 
     def _hold(self, meetings: list[asyncio.Future[Moment]]) -> None:
         """Between two batches, everything acknowledged: say how things stand."""
@@ -408,21 +501,21 @@ class Owner:
         assert self.snapshotter is not None
         return self._prove_now or self.snapshotter.is_waiting or self.shard.due(self._clock.now())
 
-    def _execute(self) -> list[AnyAnswer]:
+    def _execute(self) -> None:
         """Decide what is queued, up to the bounds of a batch; `in_flight` then waits for it."""
-        shard, answers = self.shard, list[AnyAnswer]()
-        self._encoded = [encode_event(event) for event in shard.events]
-        self._expired = _expired(shard.events) if self._tells_expiry else []
-        self._answers, self._is_decided = answers, False
+        shard, batch = self.shard, self._batch
+        answers, encoded = batch.answers, batch.encoded
+        encoded += map(encode_event, shard.events)
+        if self._tells_expiry:
+            batch.expired = _expired(shard.events)
         shard.events.clear()
         self.in_flight, commands = self._take()
-        size = sum(map(len, self._encoded))
-        shard.decide(commands, answers, self._encoded, size, self._tally.outcomes)
+        size = sum(map(len, encoded))
+        shard.decide(commands, answers, encoded, size, self._tally.outcomes)
         if len(answers) < len(commands):
             self._put_back(len(commands) - len(answers))
-        self._is_decided = True
+        batch.is_decided = True
         self.taken += len(answers)
-        return answers
 
     def _take(self) -> tuple[list[Portion], list[Command]]:
         """The next portions, as many as a batch may have, and all of their commands."""
@@ -448,28 +541,25 @@ class Owner:
             if kept:
                 self.in_flight.append(head)
 
-    async def _batch(self, answers: list[AnyAnswer]) -> None:
-        """Journal the open batch and send its answers."""
-        appender, snapshotter = self.appender, self.snapshotter
-        assert appender is not None
+    def _open(self) -> None:
+        """Begin a batch: decide what is queued, and what has to be journaled of it."""
+        shard, snapshotter = self.shard, self.snapshotter
         assert snapshotter is not None
-        shard = self.shard
-        encoded = self._encoded
+        self._prove_now = False
+        self._batch, self._meetings = OpenBatch(self._meetings), []
+        shard.begin(self._clock.now())
+        self._execute()
         shard.close()
         announced = snapshotter.announce()
         if announced is not None:
-            encoded.append(encode_event(announced))
-        if encoded:
-            head = Head(self.number, *appender.next)  # a pass may follow in the same append
-            await self._append(shard.state.now, encoded)
-            for name in self._expired:
-                if _sparing.may("expired"):
-                    _sparing.say("debug", "expired", {"shard": self.number, "reservation_id": name})
-        else:
-            await appender.prove()
-            self._tally.barriers += 1
-            head = Head(self.number, *appender.position)
+            self._batch.encoded.append(encode_event(announced))
+
+    def _close(self, position: Position) -> None:
+        """The batch is journaled, at `position`, or proven to need no record after it: answer."""
+        snapshotter = self.snapshotter
+        assert snapshotter is not None
         self.proven_at = self._loop.time()
+        head, answers = Head(self.number, *position), self._batch.answers
         waiting, self.in_flight = self.in_flight, []
         start = 0
         for waiter, index, commands in waiting:
@@ -478,6 +568,8 @@ class Owner:
             else:
                 waiter.answer_all(index, answers[start : start + len(commands)], head)
             start += len(commands)
+        snapshotter.after_batch()
+        self._hold(self._batch.met)
 
     async def _look(self) -> None:
         """Now and then: the journal is still there, and ends as it should."""
@@ -485,24 +577,19 @@ class Owner:
         self._seen_at = self._loop.time()
         await self.appender.look()
 
-    async def _append(self, stamp: int, events: list[bytes]) -> None:
-        assert self.appender is not None
+    def _note(self, written: int, elapsed: float) -> None:
+        """For the record: so many bytes were journaled in so many seconds."""
         assert self.snapshotter is not None
-        tally = self._tally
-        before = monotonic()  # uvloop's own time goes by in milliseconds
-        written = await self.appender.append(stamp, events)
-        elapsed = monotonic() - before
-        self.snapshotter.note(len(events), written)
-        tally.appends += 1
-        tally.appended_bytes += written
-        tally.batched += len(events)
-        tally.elapsed += elapsed
+        events = len(self._batch.encoded)
+        self.snapshotter.note(events, written)
+        self._tally.appended(events, written, elapsed)
         if elapsed >= self._ownership.slow_seconds:
             _sparing.warn(
-                "slow_append", shard=self.number, seconds=round(elapsed, 3), events=len(events)
+                "slow_append", shard=self.number, seconds=round(elapsed, 3), events=events
             )
-        tally.seconds[bisect_left(Tally.SECONDS, elapsed)] += 1
-        tally.batch[bisect_left(Tally.BATCH, len(events))] += 1
+        for name in self._batch.expired:
+            if _sparing.may("expired"):
+                _sparing.say("debug", "expired", {"shard": self.number, "reservation_id": name})
 
     # --- the end ---
 
@@ -532,7 +619,7 @@ class Owner:
         taken = self.snapshotter.count if self.snapshotter is not None else 0
         self._tally.inherit(phase.value, self.appender, taken)
         waiting, self.in_flight = self.in_flight, []
-        if phase is Phase.BROKEN and not self._is_decided:
+        if phase is Phase.BROKEN and not self._batch.is_decided:
             self._blame(waiting)
         for portion in waiting:
             portion.answer(OUTCOME_UNKNOWN)
@@ -554,7 +641,7 @@ class Owner:
         number = 0
         for waiter, first, commands in waiting:
             for index in range(first, first + len(commands)):
-                waiter.answer(index, _FAULTY if number == len(self._answers) else NOT_DONE)
+                waiter.answer(index, _FAULTY if number == len(self._batch.answers) else NOT_DONE)
                 number += 1
 
     def refusal(self) -> Answer:

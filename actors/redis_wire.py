@@ -17,6 +17,7 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, NamedTuple, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -109,9 +110,19 @@ async def connect(target: Target, timeout: float, on_lost: Callable[[str], None]
 class _Waiting(NamedTuple):
     """A command in flight."""
 
-    future: asyncio.Future[Any]
+    heard: Callable[[Any], None]
+    """Called with the reply, or with a ConnectionLostError."""
     sent_at: float
     size: int
+
+
+def _settle(future: asyncio.Future[Any], reply: Any) -> None:
+    if future.done():
+        return  # cancelled by a caller that no longer waits
+    if isinstance(reply, ConnectionLostError):
+        future.set_exception(reply)
+    else:
+        future.set_result(reply)
 
 
 class Connection(asyncio.Protocol):
@@ -144,18 +155,23 @@ class Connection(asyncio.Protocol):
         The future fails with ConnectionLostError if the connection ends before the reply.
         """
         future: asyncio.Future[Any] = self._loop.create_future()
+        self.put(command, partial(_settle, future))
+        return future
+
+    def put(self, command: bytes, heard: Callable[[Any], None]) -> None:
+        """The same, for who would not wait: `heard` is called with the reply, or with a
+        ConnectionLostError, and must not raise."""
         if self.lost is not None:
-            future.set_exception(ConnectionLostError(self.lost))
-            return future
+            self._loop.call_soon(heard, ConnectionLostError(self.lost))
+            return
         if not self._outgoing:
             self._loop.call_soon(self._flush)
         self._outgoing.append(command)
         size = len(command)
         self.bytes_in_flight += size
-        self._waiting.append(_Waiting(future, self._loop.time(), size))
+        self._waiting.append(_Waiting(heard, self._loop.time(), size))
         if self._timer is None:
             self._timer = self._loop.call_later(self._timeout, self._check_silence)
-        return future
 
     def drop(self, reason: str) -> None:
         """End the connection now; what is in flight is lost."""
@@ -171,8 +187,7 @@ class Connection(asyncio.Protocol):
         self._outgoing.clear()
         self.bytes_in_flight = 0
         for entry in waiting:
-            if not entry.future.done():
-                entry.future.set_exception(ConnectionLostError(reason))
+            entry.heard(ConnectionLostError(reason))
 
     def _flush(self) -> None:
         outgoing = self._outgoing
@@ -205,10 +220,11 @@ class Connection(asyncio.Protocol):
         reader.feed(data)
         try:
             while (reply := reader.gets()) is not _MORE:
-                future, _, size = waiting.popleft()
+                heard, _, size = waiting.popleft()
                 self.bytes_in_flight -= size
-                if not future.done():  # cancelled by a caller that no longer waits
-                    future.set_result(reply)
+                heard(reply)
+                if self.lost is not None:
+                    return
         except hiredis.ProtocolError as error:
             self.drop(f"the peer does not speak RESP: {error}")
         except IndexError:

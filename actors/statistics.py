@@ -3,7 +3,8 @@
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from actors.owner import ENDED, Owner, Phase
+from actors.owner import Owner
+from actors.phase import ENDED, Phase
 from actors.tally import Tally
 from engine import limits
 from engine.messages import STATE_NAMES, Histogram, Sample, State, Status

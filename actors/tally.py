@@ -55,6 +55,15 @@ class Tally:
         self.opening += seconds
         self.opened[bisect_left(self.OPENING, seconds)] += 1
 
+    def appended(self, events: int, written: int, seconds: float) -> None:
+        """A batch of so many events, in so many bytes, was acknowledged after so long."""
+        self.appends += 1
+        self.appended_bytes += written
+        self.batched += events
+        self.elapsed += seconds
+        self.seconds[bisect_left(self.SECONDS, seconds)] += 1
+        self.batch[bisect_left(self.BATCH, events)] += 1
+
     def inherit(self, how: str, appender: Appender | None, snapshots: int) -> None:
         """An owner has ended: what it counted must not be lost, or totals would shrink."""
         self.ended[how] = self.ended.get(how, 0) + 1

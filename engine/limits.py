@@ -57,6 +57,8 @@ STATUSES_MAX: Final = 64
 # --- batches and queues ----------------------------------------------------------------------
 
 BATCH_COMMANDS_MAX: Final = 1_024
+ROUND_SECONDS_MAX: Final = 0.05
+"""How long the shards of a host wait for one whose batch is on its way."""
 BATCH_BYTES_MAX: Final = 384 << 10
 """A batch closes once its events have reached this size; one event may overshoot it."""
 EVENT_BYTES_MAX: Final = 256 << 10

@@ -12,7 +12,7 @@ from actors.archiver import Archiver, NotArchivedError, batches
 from actors.disk import Disk
 from actors.journal import Entry, Memory, RedisJournal
 from actors.memory_disk import MemoryDisk
-from actors.owner import Phase
+from actors.phase import Phase
 from engine import limits
 from engine.codec import GENESIS, START, Position, decode_record
 from engine.messages import Audit, Status

@@ -10,8 +10,8 @@ from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
 from actors.journal import Entry, chunk_key
-from actors.owner import Phase
 from actors.ownership import Ownership
+from actors.phase import Phase
 from actors.replay import Recovered
 from engine import limits
 from engine.codec import Position, decode_record, encode_record

@@ -10,8 +10,8 @@ import pytest
 from actors.claim import Floor
 from actors.followers import Followers
 from actors.journal import Entry, JournalError
-from actors.owner import Phase
 from actors.pace import TICK_SECONDS, SharedPace
+from actors.phase import Phase
 from actors.recovery import Recovery
 from engine import limits
 from engine.codec import START, Position, encode_record

@@ -12,8 +12,8 @@ from actors.archive import Archive
 from actors.historian import Historian
 from actors.journal import Entry
 from actors.memory_journal import MemoryJournal
-from actors.owner import Phase
 from actors.pending import NOT_DONE
+from actors.phase import Phase
 from engine import limits
 from engine.codec import GENESIS, START, Position, encode_record
 from engine.history import KINDS, Movements, Replay

@@ -8,8 +8,8 @@ import pytest
 
 from actors.journal import Entry
 from actors.memory_journal import MemoryStore
-from actors.owner import Phase
 from actors.pending import NOT_DONE
+from actors.phase import Phase
 from engine import limits
 from engine.codec import Position
 from engine.messages import (

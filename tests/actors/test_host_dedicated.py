@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.owner import Phase
+from actors.phase import Phase
 from engine.messages import (
     Answer,
     Audit,

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from actors.journal import Entry, Journal, MissingError, RedisJournal, RefusedError
+from actors.journal import (
+    Entry,
+    Journal,
+    JournalError,
+    MissingError,
+    RedisJournal,
+    RefusedError,
+)
 from actors.memory_journal import MemoryJournal, MemoryStore
 from engine import limits
 from engine.codec import GENESIS, START, Position
@@ -97,6 +104,34 @@ async def test_any_bytes_are_kept(journal: Journal) -> None:
         await journal.append(SHARD, Position(1, number), record)
 
     assert records == [entry.record for entry in await journal.read(SHARD, GENESIS, 10)]
+
+
+async def sent(journal: Journal, entry: Entry) -> JournalError | None:
+    """What came of an entry that was sent without waiting."""
+    heard: asyncio.Future[JournalError | None] = asyncio.get_running_loop().create_future()
+    journal.send(SHARD, entry, heard.set_result)
+    assert not heard.done(), "never before it returns"
+    return await heard
+
+
+async def test_what_is_sent_is_appended(journal: Journal) -> None:
+    """Without waiting, the same happens, and what fails is told instead of raised."""
+    [first, *others] = await fill(journal, 1)
+    outcomes = [await sent(journal, Entry(Position(1, n), b"%d" % n)) for n in (1, 2)]
+    again = await sent(journal, first)
+
+    assert [None, None] == outcomes
+    assert isinstance(again, RefusedError)
+    assert [Position(1, n) for n in (0, 1, 2)] == [
+        each.position for each in await journal.read(SHARD, GENESIS, 9)
+    ]
+    assert [] == others
+
+
+async def test_nothing_is_sent_to_a_stream_that_is_not_there(journal: Journal) -> None:
+    """Nor is one begun."""
+    assert isinstance(await sent(journal, Entry(GENESIS, b"record")), MissingError)
+    assert [] == await journal.read(SHARD, START, 10)
 
 
 async def test_a_missing_stream_refuses_appends(journal: Journal) -> None:

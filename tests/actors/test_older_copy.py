@@ -6,7 +6,7 @@ import pytest
 
 from actors.journal import chunk_key
 from actors.marks import Marks
-from actors.owner import Phase
+from actors.phase import Phase
 from engine import limits
 from engine.codec import Position
 from engine.messages import SnapshotTaken, Status

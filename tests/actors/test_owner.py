@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from actors.owner import Phase
+from actors.phase import Phase
 from actors.tally import Tally
 from engine import limits
 from engine.codec import Position

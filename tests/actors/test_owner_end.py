@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from actors.owner import Phase
+from actors.phase import Phase
 from engine import limits
 from engine.codec import Position
 from engine.messages import (

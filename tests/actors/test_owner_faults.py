@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from actors.owner import Phase
+from actors.phase import Phase
 from engine import limits
 from engine.codec import Position
 from engine.messages import (

@@ -12,7 +12,7 @@ import pytest
 
 from actors.claim import Floor
 from actors.journal import RedisJournal
-from actors.owner import Phase
+from actors.phase import Phase
 from actors.redis_server import RedisServer
 from engine import limits
 from engine.codec import GENESIS, START, Position, Record, decode_record

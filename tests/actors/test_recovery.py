@@ -11,8 +11,8 @@ from actors.appender import FencedError
 from actors.claim import Floor, GenesisError, check_installation, claim
 from actors.journal import Entry
 from actors.marks import Marks, marks_path, slot_offsets
-from actors.owner import Phase
 from actors.ownership import Ownership
+from actors.phase import Phase
 from engine import limits
 from engine.codec import GENESIS, START, Position, Record, encode_record
 from engine.messages import Claimed, Genesis, GetStock, Opened, Passed, Status, StockView

@@ -7,7 +7,7 @@ from zlib import crc32
 import pytest
 
 from actors.journal import Entry
-from actors.owner import Phase
+from actors.phase import Phase
 from engine import limits
 from engine.codec import START, Position, checksum_of, encode_record
 from engine.messages import (

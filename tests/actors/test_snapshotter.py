@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from actors.journal import FullError, chunk_key
-from actors.owner import Phase
+from actors.phase import Phase
 from actors.snapshotter import Snapshotter
 from engine import limits
 from engine.codec import GENESIS, START, Position

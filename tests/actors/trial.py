@@ -25,8 +25,9 @@ from actors.journal import BusyError, Entry, Journal, LostError
 from actors.marks import Marks
 from actors.memory_disk import MemoryDisk
 from actors.memory_journal import MemoryJournal, MemoryStore
-from actors.owner import ENDED, Owner, Phase
+from actors.owner import Owner
 from actors.ownership import Ownership
+from actors.phase import ENDED, Phase
 from actors.recovery import Recovery
 from actors.tally import Tally
 from engine import limits

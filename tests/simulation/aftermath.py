@@ -18,7 +18,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Final
 
 from actors.journal import journal_key
-from actors.owner import Phase
+from actors.phase import Phase
 from engine.codec import Position
 from engine.messages import (
     UNKNOWN_HOME,

@@ -28,6 +28,7 @@ from actors import (
 )
 from actors.patience import patiently
 from actors.pending import NOT_DONE
+from actors.phase import ENDED
 from engine import (
     batch,
     dedication_rules,
@@ -41,7 +42,7 @@ from engine import (
     wire,
 )
 from engine import reservation as holds
-from engine.codec import Position, encode_record
+from engine.codec import Position
 from engine.messages import (
     Answer,
     Bind,
@@ -86,27 +87,27 @@ def planted(name: str) -> Iterator[None]:
 
 @_mutant("reply before append")
 def _() -> list[Place]:
-    honest = owner.Owner._batch
+    honest = owner.Owner._open
 
-    async def batch(self: Any, answers: list[Any]) -> None:
+    def begin(self: Any) -> None:
+        honest(self)
         waiting, start = list(self.in_flight), 0
         head = Head(self.number, *self.appender.next)
-        if self._encoded:
+        if self._batch.encoded:
             for waiter, index, commands in waiting:
-                waiter.answer_all(index, answers[start : start + len(commands)], head)
+                waiter.answer_all(index, self._batch.answers[start : start + len(commands)], head)
                 start += len(commands)
-        await honest(self, answers)
 
-    return [(owner.Owner, "_batch", batch)]
+    return [(owner.Owner, "_open", begin)]
 
 
 @_mutant("no fencing")
 def _() -> list[Place]:
     honest = appender.Appender._place
 
-    async def place(self: Any, entry: Any) -> bool:
+    async def place(self: Any, entry: Any, failed: Any) -> bool:
         try:
-            return await honest(self, entry)
+            return await honest(self, entry, failed)
         except appender.FencedError:
             return False
 
@@ -136,7 +137,19 @@ def _() -> list[Place]:
                 await asyncio.sleep(0.01)
         return await honest(self, command)
 
-    return [(journal.RedisJournal, "_ask", ask)]
+    sending = journal.RedisJournal.send
+
+    def send(self: Any, shard: int, entry: Any, done: Any, left: int = 9) -> None:
+        def again(failed: Any) -> None:
+            if left and isinstance(failed, journal.LostError | journal.BusyError):
+                loop = asyncio.get_running_loop()
+                loop.call_later(0.01, send, self, shard, entry, done, left - 1)
+            else:
+                done(failed)
+
+        sending(self, shard, entry, again)
+
+    return [(journal.RedisJournal, "_ask", ask), (journal.RedisJournal, "send", send)]
 
 
 @_mutant("resend after regress without the ring")
@@ -158,40 +171,31 @@ def _() -> list[Place]:
 
 @_mutant("two appends in flight")
 def _() -> list[Place]:
-    honest = appender.Appender.append
-
-    async def append(self: Any, stamp: int, events: Any) -> int:
-        if self.position.sequence == 0:
-            return await honest(self, stamp, events)
-        position = self.next
-        record, checksum = encode_record(
-            self._shard, position, stamp, self.checksum, self.pointer, events
+    def send_batch(self: Any) -> Any:
+        if self.phase in ENDED or not self._may_join():
+            return self._come_home()
+        self._open()
+        if not self._batch.encoded:
+            self._stranded = owner._UNSENT
+            return self._come_home()
+        entry, answers = (
+            self.appender.entry(self.shard.state.now, self._batch.encoded),
+            self._batch.answers,
         )
-        entry = journal.Entry(position, record)
-        self._acknowledged(entry, checksum)
-        await self._journal.append(self._shard, position, record)
-        return len(record)
-
-    async def batch(self: Any, answers: list[Any]) -> None:
-        encoded, number = self._encoded, self.number
-        self.shard.close()
+        self.appender.acknowledged(entry)
         waiting, self.in_flight = self.in_flight, []
-        head = Head(number, *(self.appender.next if encoded else self.appender.position))
-        self.proven_at = self._loop.time()
+        head = Head(self.number, *entry.position)
 
-        async def finish() -> None:
-            if encoded:
-                await self.appender.append(self.shard.state.now, encoded)
+        def landed(failed: Any) -> None:
             start = 0
-            for waiter, index, commands in waiting:
+            for waiter, index, commands in waiting if failed is None else ():
                 waiter.answer_all(index, answers[start : start + len(commands)], head)
                 start += len(commands)
 
-        task = self._loop.create_task(finish())
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
-        await asyncio.sleep(0)
+        self._journal.send(self.number, entry, landed)
+        return self._come_home()
 
-    return [(appender.Appender, "append", append), (owner.Owner, "_batch", batch)]
+    return [(owner.Owner, "_send_batch", send_batch)]
 
 
 @_mutant("trim before pointer")
@@ -245,9 +249,9 @@ def _() -> list[Place]:
 def _() -> list[Place]:
     honest = owner.Owner._execute
 
-    def execute(self: Any) -> list[Any]:
-        answers = honest(self)
-        return [*answers[:-2], answers[-1], answers[-2]] if len(answers) > 1 else answers
+    def execute(self: Any) -> None:
+        honest(self)
+        self._batch.answers[-2:] = self._batch.answers[-2:][::-1]
 
     return [(owner.Owner, "_execute", execute)]
 
@@ -691,7 +695,6 @@ def _() -> list[Place]:
         if index not in self._answers:
             self._answers[index] = answer
             if len(self._answers) == self._missing:
-                combined = self._combine(list(self._answers.values()))
-                self._pending.answer(self._index, combined, head)
+                self._pending.answer(self._index, self._combine([*self._answers.values()]), head)
 
     return [(pending.Gathered, "answer", answer)]
